@@ -34,9 +34,15 @@ static void usage(const struct peer *peer)
 
 static uint64_t number(const struct peer *peer, const char *text)
 {
+    static const char units[] = "kmg";
     char *end;
     unsigned long long value = strtoull(text, &end, 10);
+    const char *unit = *end != '\0' ? strchr(units, *end | 0x20) : NULL;
 
+    if (unit != NULL) {
+        value <<= 10 * (unit - units + 1);
+        end++;
+    }
     if (end == text || *end != '\0')
         usage(peer);
     return value;
