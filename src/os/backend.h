@@ -148,10 +148,11 @@ int wi_backend_null_open(const struct wi_backend_options *options,
 struct wi_uring_probe {
     int code;                /* 0 works, else a negative errno */
     uint32_t ring_flags;     /* WEIR_RING_* */
-    bool registers_region;   /* a region of the asked size can be registered */
+    bool registers_region;   /* the region could be registered */
     char why[160];
     char cure[200];
 };
-void wi_uring_probe(size_t region_size, struct wi_uring_probe *ret_probe);
+/* `region` (may be NULL) is borrowed until it returns. */
+void wi_uring_probe(void *region, size_t region_size, struct wi_uring_probe *ret_probe);
 
 #endif

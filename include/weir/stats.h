@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * stats.h - what the engine has done
+ *
+ * Queues count for themselves without locks; a snapshot adds them up. It is not an atomic
+ * picture: numbers of one operation may be a few apart. Times are nanoseconds. Percentiles
+ * come from log-linear histograms and are at most 3.2 % too high.
+ */
+#ifndef WEIR_STATS_H
+#define WEIR_STATS_H
+
+#include <weir/base.h>
+#include <weir/engine.h>
+#include <weir/job.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct weir_latency {
+    uint64_t count;
+    uint64_t mean_ns;
+    uint64_t p50_ns;
+    uint64_t p95_ns;
+    uint64_t p99_ns;
+    uint64_t p999_ns;
+    uint64_t max_ns;
+};
+
+/* Operations are counted in four groups. */
+enum weir_stats_group {
+    WEIR_STATS_READ = 0,
+    WEIR_STATS_WRITE = 1,
+    WEIR_STATS_SYNC = 2,
+    WEIR_STATS_OTHER = 3,
+    WEIR_STATS_GROUPS = 4
+};
+
+struct weir_stats_op {
+    uint64_t done;      /* jobs whose `done` ran, and blocking calls that returned */
+    uint64_t blocking;  /* the blocking calls among them */
+    uint64_t failed;    /* with a negative result; the next two are among them */
+    uint64_t cancelled;
+    uint64_t expired;
+    uint64_t bytes;     /* moved */
+    struct weir_latency wait;   /* jobs: submit to start */
+    struct weir_latency device; /* jobs: start to completion; blocking: one in 16 is timed */
+    struct weir_latency total;  /* jobs: submit to `done` */
+};
+
+struct weir_stats {
+    size_t size;              /* sizeof(struct weir_stats), set by the caller */
+    uint64_t elapsed_ns;      /* since the engine was opened */
+    struct weir_stats_op ops[WEIR_STATS_GROUPS];
+    uint64_t system_calls;    /* made to move data and to wait, by queues, the io lane and
+                                 blocking calls */
+    uint64_t turns;           /* of all queues */
+    uint64_t inline_reads;    /* served by the page cache without a trip through the backend */
+    uint64_t retries;
+    uint64_t continued;       /* short transfers that were continued */
+    uint64_t posted;
+    uint64_t in_flight;       /* taken and not done, now */
+    uint64_t in_flight_peak;  /* the highest of any one queue */
+    uint64_t in_flight_mean_milli; /* mean over turns of the queues, in thousandths */
+    uint64_t pool_tasks[WEIR_LANES];
+    uint64_t pool_threads_peak[WEIR_LANES];
+    uint64_t pool_cpu_ns;     /* processor time of the pool's threads that are alive */
+    uint64_t process_cpu_ns;  /* of the whole process */
+    uint64_t memory_bytes;    /* held by the engine, its queues and files, now */
+    uint64_t memory_peak_bytes;
+    uint64_t memory_mean_bytes; /* over time since open */
+    uint64_t buffers_in_use;
+    uint64_t buffers_peak;
+    uint64_t files_open;
+    uint64_t queues_open;
+};
+
+/* Fill `stats`. Returns 0 or -EINVAL. Thread: any. Blocks: on lock, briefly. */
+WEIR_API int weir_engine_stats(struct weir_engine *engine, struct weir_stats *stats);
+
+/* The latencies of one group and class. `which` is 0 wait, 1 device, 2 total.
+ * Returns 0 or -EINVAL. Thread: any. Blocks: on lock, briefly. */
+WEIR_API int weir_engine_latency(struct weir_engine *engine, uint32_t group, uint32_t io_class,
+                                 uint32_t which, struct weir_latency *ret_latency);
+
+/* The snapshot as one line of JSON. Given: free it with weir_free(). NULL without memory.
+ * Thread: any. Blocks: on lock, briefly. */
+WEIR_API char *weir_engine_stats_json(struct weir_engine *engine);
+
+/* Free what the library has given. NULL is allowed. Thread: any. Blocks: never. */
+WEIR_API void weir_free(void *memory);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * retry.c - which results of a system call are worth another try
+ *
+ *   result                 read          write         sync    other
+ *   EINTR                  10 at once    10 at once    never   10 at once
+ *   EAGAIN                 1 at once, then 10 with back-off    never   never
+ *   ENOMEM, EBUSY          10 with back-off            never   never
+ *   ECANCELED unasked      once at once                never   once at once
+ *   EIO                    2, 1 ms apart never         never   never
+ *   anything else          never
+ *
+ * Back-off starts at 100 us and doubles up to 10 ms. A sync is never tried again: the kernel
+ * drops the dirty marks when it reports the error, so a second one can succeed over lost
+ * data. ECANCELED that nobody asked for is reported as EIO in the end, since -ECANCELED
+ * promises that the caller wanted it. Short transfers are not errors: queue.c continues them.
+ */
+#include "engine_internal.h"
+
+#define INTR_TRIES    10
+#define BACKOFF_TRIES 10
+#define EIO_TRIES     2
+#define BACKOFF_NS    100000u
+#define BACKOFF_MAX_NS 10000000u
+
+static uint64_t backoff_ns(uint32_t tries)
+{
+    return wi_min_u64((uint64_t)BACKOFF_NS << wi_min_u64(tries, 16), BACKOFF_MAX_NS);
+}
+
+struct retry_verdict wi_retry_verdict(uint32_t op, int64_t result, uint32_t tries)
+{
+    bool is_transfer = op_is_read(op) || op_is_write(op);
+    struct retry_verdict verdict = { RETRY_NEVER, 0, (int32_t)result };
+
+    if (result == -ECANCELED)
+        verdict.code = -EIO;
+    /* A second close could close somebody else's descriptor. */
+    if (op_is_sync(op) || op == WEIR_OP_CLOSE || op == WEIR_OP_CALL)
+        return verdict;
+
+    switch (-result) {
+    case EINTR:
+        if (tries < INTR_TRIES)
+            verdict.action = RETRY_NOW;
+        break;
+    case ECANCELED:
+        if (tries < 1)
+            verdict.action = RETRY_NOW;
+        break;
+    case EAGAIN:
+        if (is_transfer && tries == 0) {
+            verdict.action = RETRY_NOW;
+            break;
+        }
+        /* fall through */
+    case ENOMEM:
+    case EBUSY:
+        if (is_transfer && tries < BACKOFF_TRIES) {
+            verdict.action = RETRY_LATER;
+            verdict.delay_ns = backoff_ns(tries);
+        }
+        break;
+    case EIO:
+        if (op_is_read(op) && tries < EIO_TRIES) {
+            verdict.action = RETRY_LATER;
+            verdict.delay_ns = WI_MSEC_NS;
+        }
+        break;
+    default:
+        break;
+    }
+    return verdict;
+}
