@@ -44,11 +44,11 @@ struct null_backend {
     uint32_t heap_count;
     uint32_t heap_room;
     uint64_t started;
-    uint64_t chance;     /* state of the script's random numbers */
-    bool announced;      /* the descriptor is readable because of a wake */
-    int epoll_fd;        /* -1 until `fd` is called */
+    uint64_t chance; /* state of the script's random numbers */
+    bool announced;  /* the descriptor is readable because of a wake */
+    int epoll_fd;    /* -1 until `fd` is called */
     int timer_fd;
-    uint64_t timer_ns;   /* what timer_fd is set to; UINT64_MAX: not */
+    uint64_t timer_ns; /* what timer_fd is set to; UINT64_MAX: not */
 
     _Atomic uint64_t system_calls; /* relaxed */
     /* Atomic: seq_cst, pairs with the waker's `armed`. */
@@ -355,6 +355,18 @@ static void null_wake(struct wi_backend *backend)
         count_call(null);
 }
 
+static void close_descriptor(struct null_backend *null)
+{
+    if (null->epoll_fd >= 0)
+        close(null->epoll_fd);
+    if (null->timer_fd >= 0)
+        close(null->timer_fd);
+    null->epoll_fd = -1;
+    null->timer_fd = -1;
+    null->timer_ns = UINT64_MAX;
+    null->announced = false;
+}
+
 static int null_fd(struct wi_backend *backend)
 {
     struct null_backend *null = null_of(backend);
@@ -371,18 +383,18 @@ static int null_fd(struct wi_backend *backend)
         epoll_ctl(null->epoll_fd, EPOLL_CTL_ADD, null->timer_fd, &event) < 0 ||
         epoll_ctl(null->epoll_fd, EPOLL_CTL_ADD, null->waker.fd, &event) < 0) {
         code = -errno;
-        if (null->epoll_fd >= 0)
-            close(null->epoll_fd);
-        close(null->timer_fd);
-        null->epoll_fd = -1;
-        null->timer_fd = -1;
+        close_descriptor(null);
         return code;
     }
     code = arm_descriptor(null);
+    if (code < 0) {
+        close_descriptor(null);
+        return code;
+    }
     /* What is done already is returned by a turn that this asks for. */
     if (null->done_first || null->call_first)
         wi_waker_wake(&null->waker);
-    return code < 0 ? code : null->epoll_fd;
+    return null->epoll_fd;
 }
 
 static int null_bind(struct wi_backend *backend)
@@ -391,10 +403,15 @@ static int null_bind(struct wi_backend *backend)
     return 0;
 }
 
+/* The descriptor's upkeep ends here. A write that is still on its way stays owed. */
 static void null_unbind(struct wi_backend *backend)
 {
-    WEIR_DCHECK(null_of(backend)->heap_count == 0);
-    (void)backend;
+    struct null_backend *null = null_of(backend);
+
+    WEIR_DCHECK(null->heap_count == 0);
+    if (null->epoll_fd >= 0 && wi_waker_settle(&null->waker) > 0)
+        count_call(null);
+    close_descriptor(null);
 }
 
 static void null_stats(struct wi_backend *backend, struct wi_backend_stats *ret_stats)
@@ -411,10 +428,7 @@ static void null_close(struct wi_backend *backend)
         return;
     null = null_of(backend);
     WEIR_ASSERT(null->heap_count == 0 && !null->done_first && !null->call_first);
-    if (null->epoll_fd >= 0) {
-        close(null->epoll_fd);
-        close(null->timer_fd);
-    }
+    close_descriptor(null);
     wi_waker_fini(&null->waker);
     free(null->heap);
     free(null);

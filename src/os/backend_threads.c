@@ -23,7 +23,7 @@ struct threads_backend {
     struct wi_op *done_last;
     uint32_t done_count;
     bool fd_mode;
-    bool announced; /* fd mode: the descriptor is readable because of a wake */
+    bool announced;             /* fd mode: the descriptor is readable because of a wake */
     _Atomic uint64_t own_calls; /* system calls of the owner; relaxed */
     /* Atomic: seq_cst, pairs with the waker's `armed`. */
     _Alignas(WI_CACHE_LINE) _Atomic uint32_t woken;
@@ -34,6 +34,15 @@ struct threads_backend {
 static struct threads_backend *threads_of(struct wi_backend *backend)
 {
     return WI_CONTAINER_OF(backend, struct threads_backend, backend);
+}
+
+static void count_calls(struct threads_backend *threads, uint32_t calls)
+{
+    if (calls > 0)
+        atomic_store_explicit(&threads->own_calls,
+                              atomic_load_explicit(&threads->own_calls, memory_order_relaxed) +
+                                  calls,
+                              memory_order_relaxed);
 }
 
 /* Runs on a pool thread. */
@@ -64,10 +73,16 @@ static int threads_bind(struct wi_backend *backend)
     return 0;
 }
 
+/* The descriptor's upkeep ends here. A write that is still on its way stays owed. */
 static void threads_unbind(struct wi_backend *backend)
 {
-    WEIR_DCHECK(threads_of(backend)->calls.outstanding == 0);
-    (void)backend;
+    struct threads_backend *threads = threads_of(backend);
+
+    WEIR_DCHECK(threads->calls.outstanding == 0);
+    if (threads->fd_mode)
+        count_calls(threads, wi_waker_settle(&threads->waker));
+    threads->fd_mode = false;
+    threads->announced = false;
 }
 
 static int threads_start(struct wi_backend *backend, struct wi_op *op)
@@ -92,15 +107,6 @@ static void collect(struct threads_backend *threads)
         threads->done_first = first;
     threads->done_last = last;
     threads->done_count += count;
-}
-
-static void count_calls(struct threads_backend *threads, uint32_t calls)
-{
-    if (calls > 0)
-        atomic_store_explicit(&threads->own_calls,
-                              atomic_load_explicit(&threads->own_calls, memory_order_relaxed) +
-                                  calls,
-                              memory_order_relaxed);
 }
 
 /* Wait until `want` have finished, `wake` was called, or the time has come: 0; or -EINTR. */

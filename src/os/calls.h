@@ -35,26 +35,27 @@ enum wi_calls_busy {
 
 struct wi_calls {
     /* Set at init. */
-    struct wi_pool *pool;     /* borrowed until fini */
-    struct wi_waker *waker;   /* borrowed until fini */
-    wi_op_call_fn transfer;   /* does what is not WI_OP_CALL; NULL if never given any */
+    struct wi_pool *pool;   /* borrowed until fini */
+    struct wi_waker *waker; /* borrowed until fini */
+    wi_op_call_fn transfer; /* does what is not WI_OP_CALL; NULL if never given any */
 
     /* Owner thread only. */
     struct wi_task *first[WI_LANES]; /* staged */
     struct wi_task *last[WI_LANES];
     uint32_t staged[WI_LANES];
     uint32_t staged_count;
-    uint32_t outstanding;     /* started and not taken */
+    uint32_t outstanding; /* started and not taken */
     uint64_t taken;
     _Atomic uint64_t transfers; /* taken, not WI_OP_CALL, not cancelled before they ran;
                                    relaxed, read by anyone */
 
     /* Atomic, shared with the workers. */
     _Alignas(WI_CACHE_LINE) struct wi_inbox inbox;
-    _Atomic int32_t finished; /* pushed and not taken; seq_cst, pairs with the waker's `armed` */
-    _Atomic int32_t wanted;   /* wake the owner from so many on; relaxed, ordered by `armed` */
-    _Atomic uint64_t wakes;   /* system calls of workers to wake the owner; relaxed */
-    _Atomic uint64_t left;    /* workers that will not touch this again; release, see fini */
+    _Atomic int32_t
+        finished;           /* pushed and not taken; seq_cst, pairs with the waker's `armed` */
+    _Atomic int32_t wanted; /* wake the owner from so many on; relaxed, ordered by `armed` */
+    _Atomic uint64_t wakes; /* system calls of workers to wake the owner; relaxed */
+    _Atomic uint64_t left;  /* workers that will not touch this again; release, see fini */
 };
 
 void wi_calls_init(struct wi_calls *calls, struct wi_pool *pool, struct wi_waker *waker,

@@ -85,9 +85,9 @@ int wi_waker_wait(struct wi_waker *waker, uint64_t now_ns, uint64_t until_ns)
             return 1;
         }
     }
-    if (until_ns > now_ns && syscall(SYS_futex, &waker->armed, FUTEX_WAIT_BITSET_PRIVATE,
-                                     WI_WAKER_SLEEP, until_ns == UINT64_MAX ? NULL : &until,
-                                     NULL, FUTEX_BITSET_MATCH_ANY) < 0)
+    if (until_ns > now_ns &&
+        syscall(SYS_futex, &waker->armed, FUTEX_WAIT_BITSET_PRIVATE, WI_WAKER_SLEEP,
+                until_ns == UINT64_MAX ? NULL : &until, NULL, FUTEX_BITSET_MATCH_ANY) < 0)
         code = errno;
     if (atomic_exchange_explicit(&waker->armed, WI_WAKER_OFF, memory_order_acq_rel) ==
         WI_WAKER_OFF)
