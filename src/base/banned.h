@@ -14,10 +14,10 @@
 #include <time.h>
 
 /* An expression that does not compile and says why. */
-#define WI_BANNED(text)                                                                        \
-    sizeof(struct {                                                                            \
-        _Static_assert(0, text);                                                               \
-        int unused;                                                                            \
+#define WI_BANNED(text)          \
+    sizeof(struct {              \
+        _Static_assert(0, text); \
+        int unused;              \
     })
 
 /* No bounds. */

@@ -15,7 +15,7 @@
 #include "banned.h"
 
 /* Stays in release builds: going on could damage data. */
-#define WEIR_ASSERT(cond)                                                                      \
+#define WEIR_ASSERT(cond) \
     (__builtin_expect(!!(cond), 1) ? (void)0 : wi_assert_failed(#cond, __FILE__, __LINE__))
 
 /* Debug builds only, but always compiled, so it cannot rot. */
@@ -25,7 +25,7 @@
 #define WEIR_DCHECK(cond) ((void)sizeof(!(cond)))
 #endif
 
-#define WI_CONTAINER_OF(ptr, type, member)                                                     \
+#define WI_CONTAINER_OF(ptr, type, member) \
     ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 #define WI_ARRAY_LEN(array) (sizeof(array) / sizeof((array)[0]))
 #define WI_LIKELY(cond)     __builtin_expect(!!(cond), 1)

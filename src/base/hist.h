@@ -43,8 +43,7 @@ static inline uint32_t wi_hist_index(uint64_t ns)
 
 static inline void wi_counter_add(_Atomic uint64_t *counter, uint64_t value)
 {
-    atomic_store_explicit(counter,
-                          atomic_load_explicit(counter, memory_order_relaxed) + value,
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + value,
                           memory_order_relaxed);
 }
 

@@ -78,6 +78,7 @@ static inline void wi_list_splice(struct wi_list *to, struct wi_list *from)
     wi_list_init(from);
 }
 
-#define list_for_each(node, head) for ((node) = (head)->next; (node) != (head); (node) = (node)->next)
+#define list_for_each(node, head) \
+    for ((node) = (head)->next; (node) != (head); (node) = (node)->next)
 
 #endif

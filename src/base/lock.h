@@ -14,10 +14,10 @@
 #include "lock_rank.h"
 
 #if defined(__clang__)
-#define WI_CAPABILITY(name)    __attribute__((capability(name)))
-#define WI_REQUIRES(lock)      __attribute__((requires_capability(lock)))
-#define WI_ACQUIRES(lock)      __attribute__((acquire_capability(lock)))
-#define WI_RELEASES(lock)      __attribute__((release_capability(lock)))
+#define WI_CAPABILITY(name) __attribute__((capability(name)))
+#define WI_REQUIRES(lock)   __attribute__((requires_capability(lock)))
+#define WI_ACQUIRES(lock)   __attribute__((acquire_capability(lock)))
+#define WI_RELEASES(lock)   __attribute__((release_capability(lock)))
 #else
 #define WI_CAPABILITY(name)
 #define WI_REQUIRES(lock)

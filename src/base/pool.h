@@ -54,11 +54,11 @@ void wi_pool_submit(struct wi_pool *pool, enum wi_lane lane, struct wi_task *fir
                     struct wi_task *last, uint32_t count);
 
 struct wi_pool_stats {
-    uint64_t tasks[WI_LANES];         /* run */
+    uint64_t tasks[WI_LANES]; /* run */
     uint64_t threads_peak[WI_LANES];
-    uint64_t threads[WI_LANES];       /* alive */
-    uint64_t wakes[WI_LANES];         /* futex wake-ups asked for */
-    uint64_t cpu_ns;                  /* processor time of all its threads */
+    uint64_t threads[WI_LANES]; /* alive */
+    uint64_t wakes[WI_LANES];   /* futex wake-ups asked for */
+    uint64_t cpu_ns;            /* processor time of all its threads */
 };
 void wi_pool_stats(struct wi_pool *pool, struct wi_pool_stats *ret_stats);
 

@@ -21,15 +21,15 @@
 #define WI_WHEEL_TICK_SHIFT 20
 
 struct wi_wheel {
-    uint64_t tick;  /* all timers up to here have fired */
-    uint32_t count; /* timers in the wheel */
+    uint64_t tick;                  /* all timers up to here have fired */
+    uint32_t count;                 /* timers in the wheel */
     uint64_t used[WI_WHEEL_LEVELS]; /* bit s: slot s has timers */
     struct wi_list slots[WI_WHEEL_LEVELS][WI_WHEEL_SLOTS];
 };
 
 struct wi_timer {
     struct wi_list node;
-    uint64_t due_ns;
+    uint64_t due_ns; /* 0 once it has fired or was removed */
 };
 
 void wi_wheel_init(struct wi_wheel *wheel, uint64_t now_ns);
@@ -37,7 +37,7 @@ void wi_wheel_init(struct wi_wheel *wheel, uint64_t now_ns);
 /* Put `timer` in; it must not be in. */
 void wi_wheel_add(struct wi_wheel *wheel, struct wi_timer *timer, uint64_t due_ns);
 
-/* Take it out; allowed if it is not in. */
+/* Take it out; allowed if it is not in, also while it waits in a list of fired timers. */
 void wi_wheel_remove(struct wi_wheel *wheel, struct wi_timer *timer);
 
 /* Move all timers that are due by `now_ns` to the end of `ret_fired` (struct wi_timer.node). */
