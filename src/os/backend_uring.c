@@ -24,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -112,6 +113,16 @@ static int create_ring(struct io_uring *ring, uint32_t entries, uint32_t *ret_fl
     return rc;
 }
 
+/* The ring begins to work, for the calling thread. Declared by liburing 2.3, but missing from
+ * its library. */
+static int enable_ring(struct io_uring *ring)
+{
+    return syscall(SYS_io_uring_register, ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL,
+                   0) < 0
+               ? -errno
+               : 0;
+}
+
 static int make_ring(struct uring *u)
 {
     uint32_t flags;
@@ -145,7 +156,7 @@ static int uring_bind(struct wi_backend *backend)
         if (rc < 0)
             return rc;
     }
-    rc = io_uring_enable_rings(&u->ring);
+    rc = enable_ring(&u->ring);
     if (rc < 0)
         return rc;
     /* All of these make it faster; none is needed. */
@@ -305,6 +316,7 @@ static void add_to_chain(struct chain *chain, struct wi_op *first, struct wi_op 
     else
         chain->first = first;
     chain->last = last;
+    last->task.next = NULL;
     chain->count += count;
 }
 
@@ -637,7 +649,7 @@ void wi_uring_probe(void *region, size_t region_size, struct wi_uring_probe *ret
         explain_setup(rc, ret_probe);
         return;
     }
-    rc = io_uring_enable_rings(&ring);
+    rc = enable_ring(&ring);
     if (rc == 0)
         rc = read_through(&ring);
     if (rc == 0 && region)

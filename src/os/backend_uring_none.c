@@ -14,8 +14,9 @@ int wi_backend_uring_open(const struct wi_backend_options *options,
     return -EOPNOTSUPP;
 }
 
-void wi_uring_probe(size_t region_size, struct wi_uring_probe *ret_probe)
+void wi_uring_probe(void *region, size_t region_size, struct wi_uring_probe *ret_probe)
 {
+    (void)region;
     (void)region_size;
     *ret_probe = (struct wi_uring_probe){ .code = -EOPNOTSUPP };
     snprintf(ret_probe->why, sizeof(ret_probe->why), "built without io_uring");
