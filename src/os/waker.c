@@ -13,7 +13,8 @@
 int wi_waker_init(struct wi_waker *waker)
 {
     atomic_init(&waker->armed, WI_WAKER_OFF);
-    waker->owed = false;
+    waker->by_fd = false;
+    waker->owed = 0;
     waker->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     return waker->fd < 0 ? -errno : 0;
 }
@@ -31,16 +32,13 @@ void wi_waker_drain(struct wi_waker *waker)
 
     /* EAGAIN: the write is yet to come. */
     if (read(waker->fd, &count, sizeof(count)) == (ssize_t)sizeof(count))
-        waker->owed = false;
+        waker->owed -= (uint32_t)wi_min_u64(count, waker->owed);
 }
 
 uint32_t wi_waker_settle(struct wi_waker *waker)
 {
-    /* Acquire: see what the one who woke us had done. */
-    if (atomic_exchange_explicit(&waker->armed, WI_WAKER_OFF, memory_order_acq_rel) ==
-        WI_WAKER_OFF)
-        waker->owed = true;
-    if (!waker->owed)
+    wi_waker_disarm(waker);
+    if (waker->owed == 0)
         return 0;
     wi_waker_drain(waker);
     return 1;
@@ -76,24 +74,25 @@ int wi_waker_wait(struct wi_waker *waker, uint64_t now_ns, uint64_t until_ns)
     uint32_t armed = WI_WAKER_FD;
     int code = 0;
 
-    if (!atomic_compare_exchange_strong_explicit(&waker->armed, &armed, WI_WAKER_SLEEP,
-                                                 memory_order_acq_rel, memory_order_acquire)) {
-        /* Armed for the descriptor by wi_waker_arm and woken since: a write is due. After
-         * wi_waker_arm_sleep there is none, and looking for it once does no harm. */
-        if (armed == WI_WAKER_OFF) {
-            waker->owed = true;
-            return 1;
-        }
-    }
+    if (atomic_compare_exchange_strong_explicit(&waker->armed, &armed, WI_WAKER_SLEEP,
+                                                memory_order_acq_rel, memory_order_acquire))
+        waker->by_fd = false;
+    else if (armed == WI_WAKER_OFF)
+        goto awake;
+    /* Always with a time, if one in centuries: a futex without goes on sleeping after a signal
+     * whose handler was set with SA_RESTART, and event loops are used to EINTR. */
     if (until_ns > now_ns &&
-        syscall(SYS_futex, &waker->armed, FUTEX_WAIT_BITSET_PRIVATE, WI_WAKER_SLEEP,
-                until_ns == UINT64_MAX ? NULL : &until, NULL, FUTEX_BITSET_MATCH_ANY) < 0)
+        syscall(SYS_futex, &waker->armed, FUTEX_WAIT_BITSET_PRIVATE, WI_WAKER_SLEEP, &until,
+                NULL, FUTEX_BITSET_MATCH_ANY) < 0)
         code = errno;
-    if (atomic_exchange_explicit(&waker->armed, WI_WAKER_OFF, memory_order_acq_rel) ==
-        WI_WAKER_OFF)
-        return 1;
-    /* Anything but EINTR is a time that has come, or a wake-up from nowhere. */
-    if (code == EINTR)
-        return -EINTR;
-    return code == 0 && until_ns > now_ns ? 1 : 0;
+    armed = atomic_exchange_explicit(&waker->armed, WI_WAKER_OFF, memory_order_acq_rel);
+    if (armed != WI_WAKER_OFF) {
+        if (code == EINTR)
+            return -EINTR;
+        /* A time that has come, or a wake-up from nowhere. */
+        return code == 0 && until_ns > now_ns ? 1 : 0;
+    }
+awake:
+    wi_waker_disarm(waker); /* counts the write, if there is one to come */
+    return 1;
 }

@@ -33,7 +33,9 @@ enum wi_waker_armed {
 struct wi_waker {
     _Atomic uint32_t armed;
     int fd;    /* eventfd, non-blocking, close-on-exec */
-    bool owed; /* owner only: somebody writes to `fd`, now or soon; see wi_waker_settle */
+    /* Owner thread only. */
+    bool by_fd;    /* armed for the descriptor, so a wake means a write */
+    uint32_t owed; /* writes that are due, but were not there when we looked; see settle */
 };
 
 /* Returns 0 or a negative errno. */
@@ -51,20 +53,26 @@ static inline void wi_waker_set(struct wi_waker *waker, enum wi_waker_armed arme
 /* Owner: from now on a wake writes to the descriptor. Look for work after this. */
 static inline void wi_waker_arm(struct wi_waker *waker)
 {
+    waker->by_fd = true;
     wi_waker_set(waker, WI_WAKER_FD);
 }
 
 /* Owner: from now on a wake ends wi_waker_wait. Look for work after this. */
 static inline void wi_waker_arm_sleep(struct wi_waker *waker)
 {
+    waker->by_fd = false;
     wi_waker_set(waker, WI_WAKER_SLEEP);
 }
 
-/* Owner: awake again, after wi_waker_arm_sleep or if the descriptor is drained anyway. Acquire:
- * what was done before a wake is seen. */
+/* Owner: awake again. Acquire: what was done before a wake is seen. */
 static inline void wi_waker_disarm(struct wi_waker *waker)
 {
-    atomic_exchange_explicit(&waker->armed, WI_WAKER_OFF, memory_order_acq_rel);
+    uint32_t armed =
+        atomic_exchange_explicit(&waker->armed, WI_WAKER_OFF, memory_order_acq_rel);
+
+    if (waker->by_fd && armed == WI_WAKER_OFF)
+        waker->owed++;
+    waker->by_fd = false;
 }
 
 /* Owner: make the descriptor unreadable again. One system call. */
@@ -72,8 +80,8 @@ void wi_waker_drain(struct wi_waker *waker);
 
 /*
  * Owner: awake again, and drain, but only if somebody has woken us since wi_waker_arm.
- * Returns how many system calls that took, 0 or 1. A waker may disarm long before its write
- * arrives; the write is then remembered as owed and drained by a later settle, so that the
+ * Returns how many system calls that took, 0 or 1. A waking thread may write long after it
+ * disarmed; the write is then remembered as owed and drained by a later settle, so that the
  * descriptor does not stay readable for ever.
  */
 uint32_t wi_waker_settle(struct wi_waker *waker);
