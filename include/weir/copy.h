@@ -2,9 +2,18 @@
 /*
  * copy.h - copying files and trees
  *
- * Regular files, directories and symbolic links, with modes and times. A destination file
+ * Regular files, directories and symbolic links (as links), with modes and times. A file
  * appears under its name only when it is complete; an existing name is replaced, and its
  * old inode is never written into. An error with one file does not stop the others.
+ *
+ * Until then a file is written as ".<name>.<16 hex digits>.weir-tmp" beside its name, locked
+ * with flock(2). A copy that is killed leaves such files; the next one into the same
+ * directory removes those that nobody holds.
+ *
+ * Large files are written past the page cache where the file system can: a copy leaves the
+ * cache to those who use it. Set-user-id and set-group-id bits are kept only where the
+ * copy has the same owner and group. Copies are visible, not durable: nothing is synced but
+ * what WEIR_COPY_VERIFY reads back.
  */
 #ifndef WEIR_COPY_H
 #define WEIR_COPY_H
@@ -18,7 +27,8 @@ extern "C" {
 
 enum weir_copy_flag {
     WEIR_COPY_RECURSIVE = 1u << 0, /* directories with what is in them; else they are errors */
-    WEIR_COPY_VERIFY = 1u << 1     /* read each copy back and compare XXH3-128 of both sides */
+    WEIR_COPY_VERIFY = 1u << 1,    /* read each copy back and compare XXH3-128 of both sides */
+    WEIR_COPY_COUNT = 1u << 2      /* walk ahead, so that the progress knows its totals early */
 };
 
 /* How far it is. Totals grow while directories are still being listed. */
@@ -60,7 +70,14 @@ struct weir_copy_options {
 /*
  * Copy `sources` to `destination`. With one source and a destination that is no directory,
  * the copy gets the destination's name; else copies go into the destination directory under
- * the sources' last names. Everything is borrowed until the call returns.
+ * the sources' last names, and the contents of a source without one, such as "dir/.", go
+ * into the directory itself. Everything is borrowed until the call returns.
+ *
+ * Per file `failed` may report, beside what the kernel says: -WEIR_ECHANGED, the source
+ * changed while it was read, and no copy was published; -WEIR_EMISMATCH, the copy did not
+ * read back as it was written, and was not published; -EISDIR, a directory without
+ * WEIR_COPY_RECURSIVE, or one that a file was to replace; -ENOTDIR, the reverse; -EINVAL,
+ * a file onto itself, or a directory into itself; -EOPNOTSUPP, a device, pipe or socket.
  *
  * Returns 0, or the code of the first error: whatever could be copied has been all the same,
  * and `result` is filled. -EINVAL if the arguments make no sense (then `failed` is called

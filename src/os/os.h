@@ -65,6 +65,11 @@ struct wi_os_ops {
     int64_t (*readlinkat)(const struct wi_os *os, int dir, const char *path, char *buf,
                           size_t size);
     int64_t (*getdents)(const struct wi_os *os, int fd, void *buf, size_t size);
+
+    /* Optional, NULL where a table has none: call them through the functions below. */
+    int (*cached)(const struct wi_os *os, int fd, uint64_t offset, uint64_t len,
+                  uint64_t *ret_bytes); /* bytes of it in the page cache (cachestat) */
+    int (*clone)(const struct wi_os *os, int from, int to); /* share all blocks (FICLONE) */
 };
 
 /* A table and what it works on. Whoever wraps embeds this at the front. */
@@ -74,6 +79,17 @@ struct wi_os {
 
 /* The kernel's own calls. Inside; never freed. */
 const struct wi_os *wi_os_posix(void);
+
+static inline int wi_os_cached(const struct wi_os *os, int fd, uint64_t offset, uint64_t len,
+                               uint64_t *ret_bytes)
+{
+    return os->ops->cached ? os->ops->cached(os, fd, offset, len, ret_bytes) : -ENOSYS;
+}
+
+static inline int wi_os_clone(const struct wi_os *os, int from, int to)
+{
+    return os->ops->clone ? os->ops->clone(os, from, to) : -EOPNOTSUPP;
+}
 
 static inline uint64_t wi_os_now(const struct wi_os *os)
 {

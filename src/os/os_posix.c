@@ -10,9 +10,12 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static inline int code_of(int rc)
@@ -223,6 +226,42 @@ static int posix_utimensat(const struct wi_os *os, int dir, const char *path,
     return code_of(utimensat(dir, path, times, flags));
 }
 
+#ifndef SYS_cachestat
+#define SYS_cachestat 451 /* Linux 6.5, the same number on all architectures */
+#endif
+
+/* As in linux/mman.h of 6.5. */
+struct cachestat_range {
+    uint64_t offset;
+    uint64_t len;
+};
+struct cachestat_result {
+    uint64_t cached;
+    uint64_t dirty;
+    uint64_t writeback;
+    uint64_t evicted;
+    uint64_t recently_evicted;
+};
+
+static int posix_cached(const struct wi_os *os, int fd, uint64_t offset, uint64_t len,
+                        uint64_t *ret_bytes)
+{
+    struct cachestat_range range = { offset, len };
+    struct cachestat_result result;
+
+    (void)os;
+    if (syscall(SYS_cachestat, fd, &range, &result, 0) < 0)
+        return -errno;
+    *ret_bytes = result.cached * (uint64_t)sysconf(_SC_PAGESIZE);
+    return 0;
+}
+
+static int posix_clone(const struct wi_os *os, int from, int to)
+{
+    (void)os;
+    return code_of(ioctl(to, FICLONE, from));
+}
+
 /* ---- names ------------------------------------------------------------------------------- */
 
 static int posix_mkdirat(const struct wi_os *os, int dir, const char *path, uint32_t mode)
@@ -304,6 +343,8 @@ static const struct wi_os_ops posix_ops = {
     .symlinkat = posix_symlinkat,
     .readlinkat = posix_readlinkat,
     .getdents = posix_getdents,
+    .cached = posix_cached,
+    .clone = posix_clone,
 };
 
 const struct wi_os *wi_os_posix(void)
