@@ -63,7 +63,7 @@ static int open_backend(struct weir_engine *engine, uint32_t depth,
         wi_engine_log(engine, WEIR_LOG_WARNING,
                       "no further ring can be had (%s): this queue uses threads",
                       weir_code_text(rc));
-        /* fall through */
+        __attribute__((fallthrough));
     case WEIR_BACKEND_THREADS:
     case WEIR_BACKEND_AUTO:
     default:

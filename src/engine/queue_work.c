@@ -22,7 +22,6 @@
 #define NO_SLOT          UINT32_MAX
 #define INLINE_MAX       (128u << 10) /* longer copies would hold up the loop */
 #define FIXED_AFTER_USES 8 /* a slot costs a system call: worth it for files used again */
-#define ROUNDS_MAX       64
 #define PIECE_MAX        (1u << 30)
 #define IOV_MAX_KERNEL   1024
 
@@ -759,5 +758,6 @@ int wi_queue_call_done(struct weir_queue *queue)
         job->done(job); /* may free the job or submit it again */
     }
     queue->in_done = false;
+    atomic_store_explicit(&queue->stats.in_flight, queue->taken, memory_order_relaxed);
     return count;
 }

@@ -53,7 +53,7 @@ struct retry_verdict wi_retry_verdict(uint32_t op, int64_t result, uint32_t trie
             verdict.action = RETRY_NOW;
             break;
         }
-        /* fall through */
+        __attribute__((fallthrough));
     case ENOMEM:
     case EBUSY:
         if (is_transfer && tries < BACKOFF_TRIES) {

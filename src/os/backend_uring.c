@@ -35,6 +35,7 @@
 #include "waker.h"
 
 #define WAKE_POLLS_MAX 16
+#define ENTRIES_LEAST  8 /* room for wake polls and cancels beside a shallow depth */
 #define WORKERS_MAX    8 /* of the kernel's own pool, for what it cannot do without blocking */
 
 /* In the low bits of user_data; operations are aligned, theirs are 0. */
@@ -529,7 +530,7 @@ int wi_backend_uring_open(const struct wi_backend_options *options,
                                    .os = options->os,
                                    .pool = options->pool,
                                    .calls = &u->calls };
-    u->entries = options->depth;
+    u->entries = (uint32_t)wi_max_u64(options->depth, ENTRIES_LEAST);
     u->file_slots = options->file_slots;
     u->region = options->region;
     u->region_size = options->region_size;
@@ -620,6 +621,10 @@ static int read_through(struct io_uring *ring)
         goto out;
     }
     sqe = io_uring_get_sqe(ring);
+    if (!sqe) {
+        rc = -EBUSY;
+        goto out;
+    }
     io_uring_prep_read(sqe, fd, buf, sizeof(buf), 0);
     rc = io_uring_submit_and_wait(ring, 1);
     if (rc < 0)
