@@ -24,6 +24,8 @@ static void prepare(struct peer *peer, struct io_uring *ring, struct slot *slots
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
 
+    if (sqe == NULL) /* cannot be: the ring has an entry for each slot */
+        peer_fail(peer, "io_uring_get_sqe", EBUSY);
     io_uring_prep_read_fixed(sqe, 0, slots[index].buf, peer->block_bytes, peer_offset(peer),
                              (int)index);
     sqe->flags |= IOSQE_FIXED_FILE;
