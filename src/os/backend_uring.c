@@ -14,7 +14,10 @@
  * Waking       a multishot poll on the waker's eventfd makes a completion out of a wake. A
  *              wait for `n` completions needs n of them to end, so as many polls are armed
  *              as the longest wait so far has asked for, up to 16: one wake ends any wait.
- *              The ring's own descriptor is then readable for completions and wakes alike.
+ * Event loops  a second eventfd is registered with the ring; completions and, through the
+ *              poll, wakes signal it. The kernel signals only when its list of deferred work
+ *              was empty, so a turn ends only when nothing is left, or signals itself. (The
+ *              ring's own descriptor does not do: its pollers are not woken for deferred work.)
  *
  * What is known to go wrong, and is avoided here: docs/decisions/0002-io-uring.md.
  */
@@ -23,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -62,7 +66,7 @@ struct uring {
     bool has_ring;
     bool has_region;
     bool has_files;
-    bool fd_mode;
+    int event_fd;   /* -1 until an event loop asks for it */
     bool armed;     /* the waker, since the last settle */
     uint32_t polls; /* wake polls armed */
 
@@ -142,8 +146,10 @@ static void end_ring(struct uring *u)
     u->has_ring = false;
     u->has_region = false;
     u->has_files = false;
-    u->fd_mode = false;
     u->polls = 0;
+    if (u->event_fd >= 0)
+        close(u->event_fd);
+    u->event_fd = -1;
 }
 
 static int uring_bind(struct wi_backend *backend)
@@ -379,6 +385,17 @@ static int enter_without_waiting(struct uring *u)
     return rc < 0 ? rc : 0;
 }
 
+/* Make the event loop come back. */
+static void signal_self(struct uring *u)
+{
+    uint64_t one = 1;
+    ssize_t put;
+
+    count_call(u);
+    put = write(u->event_fd, &one, sizeof(one));
+    (void)put; /* cannot fail: the counter would have to reach 2^64 - 2 */
+}
+
 /* Submit, and wait for `need` completions or a wake. */
 static int enter_and_wait(struct uring *u, uint32_t need, uint64_t until_ns)
 {
@@ -405,6 +422,26 @@ static int enter_and_wait(struct uring *u, uint32_t need, uint64_t until_ns)
         rc = io_uring_submit_and_wait_timeout(&u->ring, &cqe, need, &left, NULL);
     }
     return rc == -ETIME ? 0 : rc < 0 ? rc : 0;
+}
+
+/*
+ * The owner goes back to its event loop: nothing may be left that raises no signal. Signals
+ * of what is here already are taken back, then a last look makes sure.
+ */
+static void prepare_sleep(struct uring *u, struct chain *chain)
+{
+    uint64_t count;
+    ssize_t got;
+
+    count_call(u);
+    got = read(u->event_fd, &count, sizeof(count));
+    (void)got; /* EAGAIN: no signal */
+    arm_polls(u, 1);
+    arm_waker(u);
+    (void)enter_without_waiting(u);
+    collect(u, chain);
+    if (needs_enter(u) || wi_calls_ready(&u->calls) > 0)
+        signal_self(u);
 }
 
 static int uring_turn(struct wi_backend *backend, uint32_t want, uint64_t until_ns,
@@ -437,14 +474,8 @@ static int uring_turn(struct wi_backend *backend, uint32_t want, uint64_t until_
     /* Whoever woke us did it for something that the queue looks at before its next turn. */
     atomic_store_explicit(&u->woken, 0, memory_order_relaxed);
     settle_waker(u);
-    if (u->fd_mode) {
-        arm_polls(u, 1);
-        if (io_uring_sq_ready(&u->ring) > 0)
-            (void)enter_without_waiting(u);
-        arm_waker(u);
-        if (wi_calls_ready(&u->calls) > 0 && wi_waker_wake(&u->waker))
-            count_call(u);
-    }
+    if (u->event_fd >= 0)
+        prepare_sleep(u, &chain);
     *ret_done = chain.first;
     return rc < 0 ? rc : (int)chain.count;
 }
@@ -461,16 +492,21 @@ static int uring_fd(struct wi_backend *backend)
 {
     struct uring *u = uring_of(backend);
 
-    if (!u->fd_mode) {
-        u->fd_mode = true;
-        arm_polls(u, 1);
-        (void)enter_without_waiting(u);
-        arm_waker(u);
-        if (wi_calls_ready(&u->calls) > 0 ||
-            atomic_load_explicit(&u->woken, memory_order_seq_cst))
-            (void)wi_waker_wake(&u->waker);
+    int rc;
+
+    if (u->event_fd >= 0)
+        return u->event_fd;
+    u->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (u->event_fd < 0)
+        return -errno;
+    rc = io_uring_register_eventfd(&u->ring, u->event_fd);
+    if (rc < 0) {
+        close(u->event_fd);
+        u->event_fd = -1;
+        return rc;
     }
-    return u->ring.ring_fd;
+    signal_self(u); /* what went on before is looked at by the first turn */
+    return u->event_fd;
 }
 
 static int uring_set_file(struct wi_backend *backend, uint32_t slot, int fd)
@@ -534,6 +570,7 @@ int wi_backend_uring_open(const struct wi_backend_options *options,
     u->file_slots = options->file_slots;
     u->region = options->region;
     u->region_size = options->region_size;
+    u->event_fd = -1;
     rc = wi_waker_init(&u->waker);
     if (rc < 0)
         goto fail;
