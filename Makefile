@@ -63,6 +63,7 @@ install: ## install library, headers, program and man page; PREFIX, DESTDIR
 	@$(setup) $(BUILD) --buildtype=release --prefix=$(PREFIX) $(MESON_FLAGS)
 	@ninja -C $(BUILD)
 	@DESTDIR=$(DESTDIR) meson install -C $(BUILD) --no-rebuild
+	@[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || ldconfig 2>/dev/null || true
 
 clean: ## remove what the targets above have built
 	rm -rf $(BUILD) build-asan build-tsan build-coverage build-lint
