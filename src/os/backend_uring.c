@@ -14,10 +14,12 @@
  * Waking       a multishot poll on the waker's eventfd makes a completion out of a wake. A
  *              wait for `n` completions needs n of them to end, so as many polls are armed
  *              as the longest wait so far has asked for, up to 16: one wake ends any wait.
- * Event loops  a second eventfd is registered with the ring; completions and, through the
- *              poll, wakes signal it. The kernel signals only when its list of deferred work
- *              was empty, so a turn ends only when nothing is left, or signals itself. (The
- *              ring's own descriptor does not do: its pollers are not woken for deferred work.)
+ * Event loops  get an epoll set of the waker's eventfd and of one registered with the ring.
+ *              The kernel signals that one only when its list of deferred work was empty, so
+ *              a turn ends only when nothing is left, or signals itself. What does not do: the
+ *              ring's own descriptor (its pollers are not woken for deferred work), and the
+ *              wake poll with the registered eventfd (a write to one eventfd that leads to a
+ *              signal on another is put off by the kernel, and got lost on Linux 6.18).
  *
  * What is known to go wrong, and is avoided here: docs/decisions/0002-io-uring.md.
  */
@@ -26,6 +28,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -66,7 +69,8 @@ struct uring {
     bool has_ring;
     bool has_region;
     bool has_files;
-    int event_fd;   /* -1 until an event loop asks for it */
+    int event_fd;   /* registered with the ring; -1 until an event loop asks for it */
+    int epoll_fd;   /* the two that wake an event loop; -1 likewise */
     bool armed;     /* the waker, since the last settle */
     uint32_t polls; /* wake polls armed */
 
@@ -139,6 +143,16 @@ static int make_ring(struct uring *u)
     return rc;
 }
 
+static void close_loop_fds(struct uring *u)
+{
+    if (u->epoll_fd >= 0)
+        close(u->epoll_fd);
+    if (u->event_fd >= 0)
+        close(u->event_fd);
+    u->epoll_fd = -1;
+    u->event_fd = -1;
+}
+
 static void end_ring(struct uring *u)
 {
     if (u->has_ring)
@@ -147,9 +161,7 @@ static void end_ring(struct uring *u)
     u->has_region = false;
     u->has_files = false;
     u->polls = 0;
-    if (u->event_fd >= 0)
-        close(u->event_fd);
-    u->event_fd = -1;
+    close_loop_fds(u);
 }
 
 static int uring_bind(struct wi_backend *backend)
@@ -436,11 +448,12 @@ static void prepare_sleep(struct uring *u, struct chain *chain)
     count_call(u);
     got = read(u->event_fd, &count, sizeof(count));
     (void)got; /* EAGAIN: no signal */
-    arm_polls(u, 1);
     arm_waker(u);
     (void)enter_without_waiting(u);
     collect(u, chain);
-    if (needs_enter(u) || wi_calls_ready(&u->calls) > 0)
+    /* A wake during this turn may be for something that the queue had looked for before it. */
+    if (atomic_exchange_explicit(&u->woken, 0, memory_order_seq_cst) || needs_enter(u) ||
+        wi_calls_ready(&u->calls) > 0)
         signal_self(u);
 }
 
@@ -471,11 +484,12 @@ static int uring_turn(struct wi_backend *backend, uint32_t want, uint64_t until_
             rc = 0;
     }
 
-    /* Whoever woke us did it for something that the queue looks at before its next turn. */
-    atomic_store_explicit(&u->woken, 0, memory_order_relaxed);
     settle_waker(u);
-    if (u->event_fd >= 0)
+    /* Whoever woke us did it for something that the queue looks at before its next turn. */
+    if (u->epoll_fd >= 0)
         prepare_sleep(u, &chain);
+    else
+        atomic_store_explicit(&u->woken, 0, memory_order_relaxed);
     *ret_done = chain.first;
     return rc < 0 ? rc : (int)chain.count;
 }
@@ -488,25 +502,37 @@ static void uring_wake(struct wi_backend *backend)
     (void)wi_waker_wake(&u->waker);
 }
 
+static int watch(int epoll_fd, int fd)
+{
+    struct epoll_event event = { .events = EPOLLIN, .data.fd = fd };
+
+    return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
 static int uring_fd(struct wi_backend *backend)
 {
     struct uring *u = uring_of(backend);
 
-    int rc;
+    int rc = 0;
 
-    if (u->event_fd >= 0)
-        return u->event_fd;
+    if (u->epoll_fd >= 0)
+        return u->epoll_fd;
+    u->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     u->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (u->event_fd < 0)
-        return -errno;
-    rc = io_uring_register_eventfd(&u->ring, u->event_fd);
+    if (u->epoll_fd < 0 || u->event_fd < 0)
+        rc = -errno;
+    if (rc == 0)
+        rc = io_uring_register_eventfd(&u->ring, u->event_fd);
+    if (rc == 0)
+        rc = watch(u->epoll_fd, u->event_fd);
+    if (rc == 0)
+        rc = watch(u->epoll_fd, u->waker.fd);
     if (rc < 0) {
-        close(u->event_fd);
-        u->event_fd = -1;
+        close_loop_fds(u);
         return rc;
     }
     signal_self(u); /* what went on before is looked at by the first turn */
-    return u->event_fd;
+    return u->epoll_fd;
 }
 
 static int uring_set_file(struct wi_backend *backend, uint32_t slot, int fd)
@@ -571,6 +597,7 @@ int wi_backend_uring_open(const struct wi_backend_options *options,
     u->region = options->region;
     u->region_size = options->region_size;
     u->event_fd = -1;
+    u->epoll_fd = -1;
     rc = wi_waker_init(&u->waker);
     if (rc < 0)
         goto fail;
