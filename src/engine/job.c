@@ -166,6 +166,7 @@ static int check_piece(struct weir_job *job, const void *buf, size_t len)
 static int check_transfer(struct weir_job *job, uint32_t open_flags)
 {
     const struct weir_file *file = job->file;
+    const struct iovec *iov = job->buf;
     uint64_t bytes = job->len;
 
     if (op_is_read(job->op) && !(open_flags & WEIR_OPEN_READ))
@@ -178,25 +179,20 @@ static int check_transfer(struct weir_job *job, uint32_t open_flags)
                       "weir_file_info");
 
     if (WI_UNLIKELY(job->op == WEIR_OP_READV || job->op == WEIR_OP_WRITEV)) {
-        const struct iovec *iov = job->buf;
-
         if (!iov && job->len > 0)
             return reject(job, -EINVAL, "the iovec array is NULL");
-        for (size_t i = 0; i < job->len; i++) {
-            int rc = check_piece(job, iov[i].iov_base, iov[i].iov_len);
-
-            if (rc < 0)
-                return rc;
-        }
         bytes = wi_iov_bytes(iov, job->len);
-    } else {
-        int rc = check_piece(job, job->buf, job->len);
+    }
+    if (WI_UNLIKELY(bytes > INT64_MAX || job->offset > INT64_MAX - bytes))
+        return reject(job, -EINVAL, "offset and length go beyond 2^63 bytes");
+    if (WI_LIKELY(job->op == WEIR_OP_READ || job->op == WEIR_OP_WRITE))
+        return check_piece(job, job->buf, job->len);
+    for (size_t i = 0; i < job->len; i++) {
+        int rc = check_piece(job, iov[i].iov_base, iov[i].iov_len);
 
         if (rc < 0)
             return rc;
     }
-    if (WI_UNLIKELY(bytes > INT64_MAX || job->offset > INT64_MAX - bytes))
-        return reject(job, -EINVAL, "offset and length go beyond 2^63 bytes");
     return 0;
 }
 
