@@ -5,7 +5,7 @@
 # usage: test_completion.sh completions/weir.bash man/weir.1 WEIR
 set -u
 
-completion=$1 man=$2 weir=$3
+completion=$(realpath "$1") man=$(realpath "$2") weir=$(realpath "$3")
 # shellcheck source=/dev/null
 source "$completion"
 cd "$(mktemp -d -p "${WEIR_TEST_DIR:-${TMPDIR:-/var/tmp}}")" || exit 1
