@@ -517,7 +517,7 @@ static void *post_each(void *arg)
             weir_job_prepare(&posted->job, WEIR_OP_CANCEL, NULL, posted_done, posted);
         else
             weir_job_prepare(&posted->job, WEIR_OP_NOP, NULL, posted_done, posted);
-        if (i % 40 == 2)
+        if (i % 40 == 2 && posted->job.op == WEIR_OP_NOP)
             posted->job.timeout_ns = 1000;
         while ((rc = weir_queue_post(poster->shared->queue, &posted->job)) == -EBUSY)
             (void)sched_yield();
