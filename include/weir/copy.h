@@ -37,8 +37,8 @@ struct weir_copy_progress {
     uint64_t bytes_total;
     uint64_t files_done; /* files, links and directories, finished or failed */
     uint64_t files_total;
-    uint32_t listing;    /* 1 while totals may still grow */
-    uint32_t verifying;  /* files being read back now */
+    uint32_t listing;   /* 1 while totals may still grow */
+    uint32_t verifying; /* files being read back now */
     uint64_t elapsed_ns;
 };
 
@@ -51,7 +51,7 @@ struct weir_copy_result {
     uint64_t verified_files; /* equal on both sides */
     uint64_t verified_bytes;
     uint64_t verified_cached_files; /* among them: read back through the page cache */
-    uint64_t errors;         /* files, links and directories that failed */
+    uint64_t errors;                /* files, links and directories that failed */
     uint64_t elapsed_ns;
 };
 
@@ -86,7 +86,8 @@ struct weir_copy_options {
  */
 WEIR_API int weir_copy(struct weir_engine *engine, const char *const *sources,
                        size_t sources_count, const char *destination,
-                       const struct weir_copy_options *options, struct weir_copy_result *result);
+                       const struct weir_copy_options *options,
+                       struct weir_copy_result *result);
 
 #ifdef __cplusplus
 }

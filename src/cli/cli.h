@@ -38,8 +38,8 @@ int cli_info(int argc, char **argv);
 /* Room for what the functions below write; each returns its `buf`. */
 #define CLI_TEXT 40
 
-/* "5,432" */
-const char *cli_count(char buf[CLI_TEXT], uint64_t count);
+/* "5,432"; 28 bytes are enough */
+const char *cli_count(char *buf, uint64_t count);
 /* "214.3 MB"; decimal, as disks and networks are sold */
 const char *cli_bytes(char buf[CLI_TEXT], uint64_t bytes);
 /* "12 us", "3.4 ms", "1.25 s" */
@@ -70,7 +70,7 @@ int cli_end(const char *verb, int status);
 
 /* One line on a terminal, rewritten in place. */
 struct cli_progress {
-    bool shown;    /* something is on the line */
+    bool shown; /* something is on the line */
     bool colour;
     bool enabled;
     uint64_t smooth_bytes; /* a second */

@@ -74,6 +74,8 @@ static void watch_signals(void)
     static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
     struct sigaction action;
 
+    /* Nor does a copy end, with temporaries left, because nobody reads what it says. */
+    signal(SIGPIPE, SIG_IGN);
     memset(&action, 0, sizeof(action));
     action.sa_handler = on_signal;
     sigemptyset(&action.sa_mask);
@@ -92,12 +94,20 @@ static void watch_signals(void)
 /* Returns -1 to go on, else the exit status. */
 static int parse(int argc, char **argv, struct arguments *arguments)
 {
-    enum { VERIFY = 256, JSON, BACKEND };
+    enum {
+        VERIFY = 256,
+        JSON,
+        BACKEND
+    };
     static const struct option options[] = {
-        { "recursive", no_argument, NULL, 'r' }, { "verify", no_argument, NULL, VERIFY },
-        { "json", no_argument, NULL, JSON },     { "quiet", no_argument, NULL, 'q' },
-        { "verbose", no_argument, NULL, 'v' },   { "backend", required_argument, NULL, BACKEND },
-        { "help", no_argument, NULL, 'h' },      { NULL, 0, NULL, 0 },
+        { "recursive", no_argument, NULL, 'r' },
+        { "verify", no_argument, NULL, VERIFY },
+        { "json", no_argument, NULL, JSON },
+        { "quiet", no_argument, NULL, 'q' },
+        { "verbose", no_argument, NULL, 'v' },
+        { "backend", required_argument, NULL, BACKEND },
+        { "help", no_argument, NULL, 'h' },
+        { NULL, 0, NULL, 0 },
     };
     int option;
     int backend;
@@ -124,7 +134,8 @@ static int parse(int argc, char **argv, struct arguments *arguments)
         case BACKEND:
             backend = cli_backend(optarg);
             if (backend < 0 || backend == WEIR_BACKEND_NULL)
-                return cli_wrong_usage(VERB, "--backend %s: it is auto, uring or threads", optarg);
+                return cli_wrong_usage(VERB, "--backend %s: it is auto, uring or threads",
+                                       optarg);
             arguments->backend = (uint32_t)backend;
             break;
         case 'h':
@@ -249,8 +260,8 @@ static void tell_errors(struct run *run)
     }
     free(run->errors);
     if (run->errors_untold > 0)
-        cli_say(VERB, "and %s", cli_things(count, run->errors_untold, "error more",
-                                           "errors more"));
+        cli_say(VERB, "and %s",
+                cli_things(count, run->errors_untold, "error more", "errors more"));
 }
 
 /* ---- the summary -------------------------------------------------------------------------------- */
@@ -276,7 +287,7 @@ static struct figures figures_of(const struct weir_copy_result *result,
 
 static void json_latency(const char *name, const struct weir_latency *latency)
 {
-    printf(",\"%s\":{\"count\":%" PRIu64 ",\"p50\":%.1f,\"p95\":%.1f,\"p99\":%.1f,\"max\":%.1f}",
+    printf("\"%s\":{\"count\":%" PRIu64 ",\"p50\":%.1f,\"p95\":%.1f,\"p99\":%.1f,\"max\":%.1f}",
            name, latency->count, (double)latency->p50_ns / 1e3, (double)latency->p95_ns / 1e3,
            (double)latency->p99_ns / 1e3, (double)latency->max_ns / 1e3);
 }
@@ -294,10 +305,11 @@ static void summary_json(const struct weir_copy_result *result, const struct wei
            result->errors, result->verified_files, result->verified_bytes,
            result->verified_cached_files);
     printf(",\"seconds\":%.6f,\"mb_per_s\":%.1f,\"backend\":\"%s\",\"operations\":%" PRIu64
-           ",\"syscalls\":%" PRIu64 ",\"syscalls_per_op\":%.3f,\"lat_us\":{\"unit\":\"us\"",
+           ",\"syscalls\":%" PRIu64 ",\"syscalls_per_op\":%.3f,\"lat_us\":{",
            f.seconds, f.mb_per_s, info->backend_name, f.operations, stats->system_calls,
            f.calls_per_operation);
     json_latency("read", &stats->ops[WEIR_STATS_READ].device);
+    putchar(',');
     json_latency("write", &stats->ops[WEIR_STATS_WRITE].device);
     puts("}}");
 }

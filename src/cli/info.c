@@ -35,11 +35,11 @@ struct machine {
     char processor[96];
     uint64_t memory_bytes;
     long cpus_online;
-    int cpus_allowed;      /* by the affinity mask */
-    double cpus_quota;     /* of the control group; 0 if it sets none */
+    int cpus_allowed;  /* by the affinity mask */
+    double cpus_quota; /* of the control group; 0 if it sets none */
     struct rlimit memlock;
     struct rlimit nofile;
-    int uring_disabled;    /* kernel.io_uring_disabled; -1 if the kernel does not say */
+    int uring_disabled; /* kernel.io_uring_disabled; -1 if the kernel does not say */
 };
 
 /* ---- finding out --------------------------------------------------------------------------- */
@@ -138,10 +138,10 @@ static const char *limit_text(char buf[CLI_TEXT], rlim_t limit, bool bytes)
 
 static const char *uring_text(int disabled)
 {
-    return disabled == 0 ? "allowed to all (kernel.io_uring_disabled = 0)"
-           : disabled == 1
-               ? "allowed to some (kernel.io_uring_disabled = 1)"
-               : disabled == 2 ? "forbidden (kernel.io_uring_disabled = 2)" : "no switch";
+    return disabled == 0   ? "allowed to all (kernel.io_uring_disabled = 0)"
+           : disabled == 1 ? "allowed to some (kernel.io_uring_disabled = 1)"
+           : disabled == 2 ? "forbidden (kernel.io_uring_disabled = 2)"
+                           : "no switch";
 }
 
 static void text_machine(const struct machine *machine)
@@ -223,7 +223,9 @@ static void json_limit(const char *name, rlim_t limit)
 static void json_answer(const char *name, enum info_answer answer)
 {
     printf(",\"%s\":%s", name,
-           answer == INFO_YES ? "true" : answer == INFO_NO ? "false" : "null");
+           answer == INFO_YES  ? "true"
+           : answer == INFO_NO ? "false"
+                               : "null");
 }
 
 static void json_all(const struct machine *machine, const struct weir_engine_info *info,
@@ -266,7 +268,10 @@ static void json_all(const struct machine *machine, const struct weir_engine_inf
 
 int cli_info(int argc, char **argv)
 {
-    enum { JSON = 256, BACKEND };
+    enum {
+        JSON = 256,
+        BACKEND
+    };
     static const struct option options[] = {
         { "json", no_argument, NULL, JSON },
         { "backend", required_argument, NULL, BACKEND },

@@ -16,7 +16,7 @@ enum info_answer {
 
 struct info_path {
     const char *path;
-    char type[32];       /* "ext4", "0x6969" */
+    char type[32]; /* "ext4", "0x6969" */
     uint64_t bytes_total;
     uint64_t bytes_free; /* for whoever asks, not for root only */
     uint64_t files_free;

@@ -46,14 +46,14 @@ static void name_type(struct info_path *info, uint64_t magic)
         uint64_t magic;
         const char *name;
     } known[] = {
-        { 0xef53, "ext4" },          { 0x58465342, "xfs" },   { 0x9123683e, "btrfs" },
-        { 0xca451a4e, "bcachefs" },  { 0xf2f52010, "f2fs" },  { 0x2fc12fc1, "zfs" },
-        { 0x01021994, "tmpfs" },     { 0x858458f6, "ramfs" }, { 0x794c7630, "overlayfs" },
-        { 0x6969, "nfs" },           { 0xff534d42, "cifs" },  { 0xfe534d42, "smb2" },
-        { 0x65735546, "fuse" },      { 0x01021997, "9p" },    { 0x00c36400, "ceph" },
-        { 0x4d44, "vfat" },          { 0x2011bab0, "exfat" }, { 0x5346544e, "ntfs" },
-        { 0x9660, "iso9660" },       { 0x73717368, "squashfs" }, { 0xe0f5e1e2, "erofs" },
-        { 0x9fa0, "proc" },          { 0x62656572, "sysfs" },
+        { 0xef53, "ext4" },         { 0x58465342, "xfs" },      { 0x9123683e, "btrfs" },
+        { 0xca451a4e, "bcachefs" }, { 0xf2f52010, "f2fs" },     { 0x2fc12fc1, "zfs" },
+        { 0x01021994, "tmpfs" },    { 0x858458f6, "ramfs" },    { 0x794c7630, "overlayfs" },
+        { 0x6969, "nfs" },          { 0xff534d42, "cifs" },     { 0xfe534d42, "smb2" },
+        { 0x65735546, "fuse" },     { 0x01021997, "9p" },       { 0x00c36400, "ceph" },
+        { 0x4d44, "vfat" },         { 0x2011bab0, "exfat" },    { 0x5346544e, "ntfs" },
+        { 0x9660, "iso9660" },      { 0x73717368, "squashfs" }, { 0xe0f5e1e2, "erofs" },
+        { 0x9fa0, "proc" },         { 0x62656572, "sysfs" },
     };
 
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
@@ -72,7 +72,8 @@ static void look_at_alignment(int fd, struct info_path *info)
     uint32_t align[2];
 
     memset(&st, 0, sizeof(st));
-    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &st) < 0 || !(st.stx_mask & STATX_DIOALIGN))
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &st) < 0 ||
+        !(st.stx_mask & STATX_DIOALIGN))
         return;
     memcpy(align, (const char *)&st + 152, sizeof(align));
     info->direct_memory_align = align[0];
@@ -85,8 +86,7 @@ static void look_at_direct(int fd, struct info_path *info)
     int flags = fcntl(fd, F_GETFL);
     void *buf = NULL;
 
-    if (fcntl(fd, F_SETFL, flags | O_DIRECT) < 0 ||
-        posix_memalign(&buf, BLOCK, BLOCK) != 0) {
+    if (fcntl(fd, F_SETFL, flags | O_DIRECT) < 0 || posix_memalign(&buf, BLOCK, BLOCK) != 0) {
         info->direct = INFO_NO;
         return;
     }

@@ -4,7 +4,6 @@
  *
  * The program stands on include/weir alone, as any other user of the library.
  */
-#include <signal.h>
 #include <string.h>
 
 #include "cli.h"
@@ -38,9 +37,6 @@ static void usage(FILE *to)
 
 int main(int argc, char **argv)
 {
-    /* A reader that goes away is an error of ours to report, with temporaries removed. */
-    signal(SIGPIPE, SIG_IGN);
-
     if (argc < 2) {
         usage(stderr);
         return CLI_USAGE;

@@ -12,7 +12,7 @@
 
 /* ---- numbers ---------------------------------------------------------------------------- */
 
-const char *cli_count(char buf[CLI_TEXT], uint64_t count)
+const char *cli_count(char *buf, uint64_t count)
 {
     char digits[24];
     size_t len = (size_t)snprintf(digits, sizeof(digits), "%" PRIu64, count);
@@ -29,7 +29,7 @@ const char *cli_count(char buf[CLI_TEXT], uint64_t count)
 
 const char *cli_things(char buf[CLI_TEXT], uint64_t count, const char *one, const char *many)
 {
-    char number[CLI_TEXT];
+    char number[28];
 
     snprintf(buf, CLI_TEXT, "%s %s", cli_count(number, count), count == 1 ? one : many);
     return buf;
@@ -112,33 +112,45 @@ static bool is_control(const unsigned char *text, size_t len)
     return text[0] < 0x20 || text[0] == 0x7f || (len == 2 && text[0] == 0xc2 && text[1] < 0xa0);
 }
 
+/* The first character of `*from` as it may be shown, its length returned; moves on. */
+static size_t shown_piece(const unsigned char **from, char piece[8])
+{
+    const unsigned char *text = *from;
+    size_t len = utf8_length(text);
+
+    if (len > 0 && !is_control(text, len)) {
+        memcpy(piece, text, len);
+        *from += len;
+        return len;
+    }
+    *from += 1;
+    if (*text == '\n' || *text == '\t')
+        return (size_t)snprintf(piece, 8, "%s", *text == '\n' ? "\\n" : "\\t");
+    return (size_t)snprintf(piece, 8, "\\x%02x", (unsigned)*text);
+}
+
 const char *cli_name(char *buf, size_t size, const char *name)
 {
     const unsigned char *from = (const unsigned char *)name;
     size_t used = 0;
+    size_t cut = 0; /* the last place from which "..." fits */
 
     while (*from) {
-        size_t len = utf8_length(from);
         char piece[8];
+        size_t len = shown_piece(&from, piece);
 
-        if (len == 0 || is_control(from, len)) {
-            if (*from == '\n' || *from == '\t')
-                len = (size_t)snprintf(piece, sizeof(piece), "%s", *from == '\n' ? "\\n" : "\\t");
-            else
-                len = (size_t)snprintf(piece, sizeof(piece), "\\x%02x", (unsigned)*from);
-            from++;
-        } else {
-            memcpy(piece, from, len);
-            from += len;
-        }
-        if (used + len + (*from ? 4 : 1) > size) {
-            used += (size_t)snprintf(buf + used, size - used, "...");
+        if (used + 4 <= size)
+            cut = used;
+        if (used + len + 1 > size) {
+            used = cut;
+            for (unsigned i = 0; i < 3 && used + 1 < size; i++)
+                buf[used++] = '.';
             break;
         }
         memcpy(buf + used, piece, len);
         used += len;
     }
-    buf[used < size ? used : size - 1] = '\0';
+    buf[used] = '\0';
     return buf;
 }
 
@@ -195,7 +207,8 @@ int cli_end(const char *verb, int status)
 {
     if (fflush(stdout) == 0 && !ferror(stdout))
         return status;
-    cli_say(verb, "the output could not be written: %s", strerror(errno));
+    if (errno != EPIPE) /* a reader that has seen enough needs no message */
+        cli_say(verb, "the output could not be written: %s", strerror(errno));
     return status == CLI_DONE ? CLI_FAILED : status;
 }
 

@@ -92,9 +92,13 @@ static const char *path_of(const struct copy *copy, const struct copy_dir *dir, 
     if (name)
         prepend(room, &at, name);
     for (; dir->parent; dir = dir->parent) {
+        const char *part = at_copy ? dir->copy_name : dir->name;
+
+        if (at_copy && strcmp(part, ".") == 0)
+            continue;
         if (*at)
             prepend(room, &at, "/");
-        prepend(room, &at, at_copy ? dir->copy_name : dir->name);
+        prepend(room, &at, part);
     }
     if (at_copy && strcmp(copy->directory, ".") != 0) {
         size_t len = strlen(copy->directory);
@@ -137,8 +141,8 @@ void copy_fail(struct copy_worker *worker, struct copy_dir *dir, const char *nam
 
     if (code == -ECANCELED && copy_stopped(worker->copy))
         return;
-    path = path_of(worker->copy, dir, problem->at_copy, problem->at_copy ? copy_name : name,
-                   room);
+    path =
+        path_of(worker->copy, dir, problem->at_copy, problem->at_copy ? copy_name : name, room);
     wi_error_set(&error, code, problem->op, path, problem->text ? "%s" : NULL, problem->text);
     error.has_offset = problem->has_offset;
     error.offset = problem->offset;
@@ -254,8 +258,7 @@ static int name_from_destination(struct copy *copy, const char *destination,
     size_t last = last_part(destination, len);
 
     copy->names[0] = strndup(destination + last, len - last);
-    *ret_directory = last == 0 ? strdup(".")
-                               : strndup(destination, trimmed(destination, last));
+    *ret_directory = last == 0 ? strdup(".") : strndup(destination, trimmed(destination, last));
     return copy->names[0] && *ret_directory ? 0 : -ENOMEM;
 }
 
@@ -615,7 +618,8 @@ int weir_copy(struct weir_engine *engine, const char *const *sources, size_t sou
         if (all.failed)
             all.failed(all.arg, &error);
         if (result)
-            memset((char *)result + sizeof(result->size), 0, result->size - sizeof(result->size));
+            memset((char *)result + sizeof(result->size), 0,
+                   result->size - sizeof(result->size));
         return -EINVAL;
     }
 

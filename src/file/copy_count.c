@@ -147,8 +147,7 @@ void copy_count(struct copy *copy)
     for (size_t i = 0; i < copy->sources_count && counter.list; i++) {
         if (copy_stopped(copy))
             break;
-        if (!copy->names[i] ||
-            !count_entry(&counter, AT_FDCWD, copy->sources[i], DT_UNKNOWN) ||
+        if (!copy->names[i] || !count_entry(&counter, AT_FDCWD, copy->sources[i], DT_UNKNOWN) ||
             !(copy->flags & WEIR_COPY_RECURSIVE))
             continue;
         counter.fd = open_below(&counter, AT_FDCWD, copy->sources[i]);

@@ -285,7 +285,8 @@ static int reopen(struct copy_worker *worker, struct copy_dir *dir)
     if (rc == 0 && (device != dir->source_device || inode != dir->source_inode))
         rc = -ESTALE;
     if (rc < 0) {
-        copy_problem_text(worker, rc, WEIR_OP_OPEN, false, "it was moved or replaced meanwhile");
+        copy_problem_text(worker, rc, WEIR_OP_OPEN, false,
+                          "it was moved or replaced meanwhile");
         goto fail;
     }
     copy_fd = open_dir(copy, dir->parent->copy_fd, dir->copy_name);

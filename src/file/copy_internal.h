@@ -28,7 +28,7 @@
 #define COPY_PIECE     ((size_t)1 << 20)
 #define COPY_ALIGN     4096u
 #define COPY_LIST_SIZE ((size_t)32 << 10) /* of a directory, at a time */
-#define COPY_TEMP_MAX  128 /* bytes of a temporary's name, with its NUL */
+#define COPY_TEMP_MAX  128                /* bytes of a temporary's name, with its NUL */
 
 /* ---- directories ----------------------------------------------------------------------- */
 
@@ -58,9 +58,9 @@ struct copy_dir {
     bool fresh;        /* we made the copy, so no name in it can be taken */
 
     /* The worker's that lists it. */
-    int64_t position;      /* where to go on, for lseek */
-    size_t next_source;    /* root: the same, in copy->sources */
-    bool repositioned;     /* the descriptor's own position is not ours */
+    int64_t position;       /* where to go on, for lseek */
+    size_t next_source;     /* root: the same, in copy->sources */
+    bool repositioned;      /* the descriptor's own position is not ours */
     struct copy_dir *outer; /* on the worker's stack of listings it has put off */
 
     _Atomic uint32_t refs; /* acq_rel when given back: the last one sees all work */
@@ -109,13 +109,14 @@ struct copy_large;
 struct copy_worker {
     struct wi_task task;
     struct copy *copy;
-    bool is_caller;            /* the calling thread itself; looks after the progress */
+    bool is_caller; /* the calling thread itself; looks after the progress */
     struct copy_problem problem;
-    unsigned char *buffer;     /* COPY_LARGE_MIN + COPY_ALIGN, aligned */
-    unsigned char *list;       /* COPY_LIST_SIZE */
-    struct copy_entry *batch;  /* of the listing, names in `list` */
+    uint32_t samples[2];      /* reads and writes so far, for choosing which to time */
+    unsigned char *buffer;    /* COPY_LARGE_MIN + COPY_ALIGN, aligned */
+    unsigned char *list;      /* COPY_LIST_SIZE */
+    struct copy_entry *batch; /* of the listing, names in `list` */
     uint32_t batch_count;
-    struct copy_large *large;  /* made at the first large file */
+    struct copy_large *large; /* made at the first large file */
 };
 
 struct copy {
@@ -138,14 +139,14 @@ struct copy {
     struct wi_task count_task;
     bool in_memory;      /* the copies' file system has nothing but the page cache */
     bool flush_on_close; /* it may report lost writes at close(2) */
-    uint32_t open_max; /* pairs of descriptors kept for directories */
+    uint32_t open_max;   /* pairs of descriptors kept for directories */
 
     struct wi_mutex mu;
     struct wi_cond work;  /* there is something to do, or nothing will come */
     struct wi_cond ended; /* the last worker has gone */
     struct wi_cond reported;
     /* Guarded by mu. */
-    struct wi_list tasks_dirs;    /* last in, first out: depth first keeps it short */
+    struct wi_list tasks_dirs; /* last in, first out: depth first keeps it short */
     struct wi_list tasks_batches;
     uint32_t tasks_dirs_count;
     uint32_t tasks_batches_count;
@@ -238,10 +239,10 @@ struct copy_file {
     const char *copy_name;
     int source_fd;
     int copy_fd;
-    struct statx stat;           /* of the source, at the start */
+    struct statx stat;             /* of the source, at the start */
     struct weir_file *source_file; /* owns source_fd once it is there */
     struct weir_file *copy_file;   /* the same for copy_fd */
-    char temp[COPY_TEMP_MAX];    /* "" once it has its name or is gone */
+    char temp[COPY_TEMP_MAX];      /* "" once it has its name or is gone */
 };
 
 /* Copy an entry that is no directory. 0, or what copy_fail() is to report. */

@@ -64,7 +64,7 @@ struct copy_large {
     uint64_t size;
     size_t to_align;
     size_t direct_align;
-    bool at_copy;  /* reads are of the copy */
+    bool at_copy; /* reads are of the copy */
     bool sparse;
     bool hashing;
     int rc;
@@ -73,6 +73,7 @@ struct copy_large {
     uint64_t pieces;     /* begun */
     uint64_t hash_piece; /* whose turn it is */
     uint64_t hashed_to;
+    uint64_t moved; /* for the progress */
     uint32_t in_flight;
     size_t tail_len;
     uint64_t tail_offset;
@@ -83,9 +84,9 @@ struct copy_large {
 
 static int create(struct copy_worker *worker)
 {
-    struct weir_queue_options options = {
-        .size = sizeof(options), .depth = COPY_SLOTS, .backlog = 2 * COPY_SLOTS
-    };
+    struct weir_queue_options options = { .size = sizeof(options),
+                                          .depth = COPY_SLOTS,
+                                          .backlog = 2 * COPY_SLOTS };
     struct copy_large *large = calloc(1, sizeof(*large));
     int rc = -ENOMEM;
 
@@ -191,9 +192,11 @@ static void on_write(struct weir_job *job)
     struct copy_large *large = slot->large;
 
     large->in_flight--;
+    large->moved += job->transferred;
     copy_add(&large->worker->copy->bytes_done, job->transferred);
     if (job->result < 0) {
-        fail(large, (int)job->result, WEIR_OP_WRITE, true, slot->offset + job->transferred, NULL);
+        fail(large, (int)job->result, WEIR_OP_WRITE, true, slot->offset + job->transferred,
+             NULL);
         return;
     }
     slot->written = true;
@@ -386,9 +389,9 @@ static void open_direct_source(struct copy_large *large)
     const struct wi_os *os = copy->os;
     struct weir_file *direct = NULL;
     struct statx st;
-    int fd = os->ops->openat(os, file->dir->source_fd, file->name,
-                             O_RDONLY | O_DIRECT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
-                             0);
+    int fd = os->ops->openat(
+        os, file->dir->source_fd, file->name,
+        O_RDONLY | O_DIRECT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0);
 
     if (fd < 0)
         return;
@@ -414,8 +417,7 @@ static int adopt_copy(struct copy_large *large, struct copy_file *file, bool *re
     const struct wi_os *os = copy->os;
     int rc = -EINVAL;
 
-    *ret_direct = !copy->in_memory &&
-                  os->ops->fcntl(os, file->copy_fd, F_SETFL, O_DIRECT) == 0;
+    *ret_direct = !copy->in_memory && os->ops->fcntl(os, file->copy_fd, F_SETFL, O_DIRECT) == 0;
     if (*ret_direct)
         rc = weir_file_adopt(copy->engine, file->copy_fd, file->copy_name, &file->copy_file,
                              NULL);
@@ -463,6 +465,7 @@ static int write_tail(struct copy_large *large, struct copy_file *file, bool dir
         os->ops->fcntl(os, file->copy_fd, F_SETFL, O_DIRECT);
     if (rc < 0)
         return copy_problem_at(worker, (int)rc, WEIR_OP_WRITE, true, large->tail_offset, NULL);
+    large->moved += large->tail_len;
     copy_add(&worker->copy->bytes_done, large->tail_len);
     return 0;
 }
@@ -546,6 +549,7 @@ int copy_large(struct copy_worker *worker, struct copy_file *file)
     large->hashing = (copy->flags & WEIR_COPY_VERIFY) != 0;
     large->at_copy = false;
     large->tail_len = 0;
+    large->moved = 0;
     rc = reserve_space(large, file);
     if (rc == 0) {
         open_direct_source(large);
@@ -554,6 +558,8 @@ int copy_large(struct copy_worker *worker, struct copy_file *file)
     }
     if (rc == 0)
         rc = write_tail(large, file, direct);
+    if (rc == 0)
+        copy_add(&copy->bytes_done, large->size - large->moved); /* holes */
     if (rc == 0 && large->hashing)
         rc = verify(large, file, direct);
     return rc;

@@ -114,8 +114,8 @@ int copy_temp_create_dir(struct copy *copy, int dir_fd, const char *base,
             continue;
         if (rc < 0)
             break;
-        fd = os->ops->openat(os, dir_fd, name,
-                             O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
+        fd = os->ops->openat(os, dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
+                             0);
         rc = fd;
         if (fd >= 0) {
             if (os->ops->flock(os, fd, LOCK_EX | LOCK_NB) != -EWOULDBLOCK)

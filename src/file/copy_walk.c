@@ -26,7 +26,7 @@
 #define TASKS_MAX 1024u
 #define BATCH_MIN 8u /* files worth giving away */
 /* No entry of a listing is shorter than 24 bytes. */
-#define ENTRIES_MAX (COPY_LIST_SIZE / 24)
+#define ENTRIES_MAX     (COPY_LIST_SIZE / 24)
 #define SOURCES_AT_ONCE 64u
 
 /* ---- giving work away ------------------------------------------------------------------- */
@@ -97,8 +97,8 @@ static uint32_t give_away(struct copy_worker *worker, struct copy_dir *dir,
 
         wi_mutex_lock(&copy->mu);
         takers = copy_get(&copy->idle);
-        takers -= (uint32_t)wi_min_u64(takers, copy->tasks_batches_count +
-                                                   copy->tasks_dirs_count);
+        takers -=
+            (uint32_t)wi_min_u64(takers, copy->tasks_batches_count + copy->tasks_dirs_count);
         wi_mutex_unlock(&copy->mu);
         if (takers == 0)
             break;
@@ -157,8 +157,9 @@ static void do_entry(struct copy_worker *worker, struct copy_dir *dir,
     int rc = 0;
 
     if (entry->type == DT_UNKNOWN) {
-        rc = copy->os->ops->statx(copy->os, dir->source_fd, entry->name,
-                                  AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BASIC_STATS, &st);
+        rc =
+            copy->os->ops->statx(copy->os, dir->source_fd, entry->name,
+                                 AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BASIC_STATS, &st);
         if (rc < 0) {
             copy_problem(worker, rc, WEIR_OP_STAT, false);
         } else if (S_ISDIR(st.stx_mode)) {
