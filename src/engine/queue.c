@@ -203,6 +203,10 @@ int weir_queue_submit(struct weir_queue *queue, struct weir_job *const *jobs, si
             rc = wi_queue_know_file(queue, job);
         if (WI_UNLIKELY(rc < 0))
             break;
+        /* Inside `done` the time is that of the turn, which may be long ago: good enough for
+         * statistics, but a time limit counts from here. */
+        if (WI_UNLIKELY(queue->in_done && job->timeout_ns != 0))
+            queue->now_ns = wi_os_now(queue->os);
         wi_queue_take(queue, job, queue->now_ns);
     }
     if (WI_UNLIKELY(taken == 0))
