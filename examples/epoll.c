@@ -136,8 +136,8 @@ int main(int argc, char **argv)
     struct itimerspec every_ms = { { 0, 1000000 }, { 0, 1000000 } };
     static struct weir_job jobs[SLOTS];
     struct weir_engine *engine = NULL;
-    struct reader reader = { 0 };
-    struct weir_stat stat;
+    static struct reader reader;
+    struct weir_stat stat = { 0 };
     int epoll_fd, timer_fd, queue_fd, rc;
     long ticks;
 

@@ -129,8 +129,8 @@ int main(int argc, char **argv)
     const char *path = argc > 1 ? argv[1] : "/proc/self/exe";
     static struct weir_job jobs[SLOTS];
     struct weir_engine *engine = NULL;
-    struct reader reader = { 0 };
-    struct weir_stat stat;
+    static struct reader reader;
+    struct weir_stat stat = { 0 };
     uv_loop_t loop;
     int rc;
 
