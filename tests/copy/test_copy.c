@@ -892,12 +892,12 @@ static void faults__at_every_call(struct env *env)
     bool broken = false;
 
     make_tree(from, 21);
-    for (size_t k = 0; k < COUNT(kinds) * COUNT(errors); k++) {
-        enum wi_fault_kind kind = kinds[k % COUNT(kinds)];
-        int error = errors[k / COUNT(kinds)];
+    for (size_t k = 0; k < COUNT(kinds); k++) {
+        enum wi_fault_kind kind = kinds[k];
         bool acted = true;
 
         for (uint64_t n = 1; acted; n++) {
+            int error = errors[n % COUNT(errors)];
             struct faulty faulty;
             int rc;
 

@@ -7,7 +7,7 @@ import sys
 
 from scratch import Scratch, check, look, skip, temporaries
 
-weir = sys.argv[1]
+weir = os.path.abspath(sys.argv[1])
 
 
 def sh(*command):

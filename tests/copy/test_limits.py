@@ -10,7 +10,7 @@ import sys
 
 from scratch import Scratch, check, look, make_tree, skip
 
-weir = sys.argv[1]
+weir = os.path.abspath(sys.argv[1])
 DEPTH = 500
 
 
