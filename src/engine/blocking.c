@@ -141,13 +141,8 @@ static int64_t run_transfer(struct transfer *t, struct weir_error *error)
         else
             code = move_rest(t, result);
     }
-    if (WI_UNLIKELY(t->extra_calls > 0)) {
-        struct blocking_stats *shard = wi_stats_shard(engine);
-
-        atomic_fetch_add_explicit(&shard->extra_calls, t->extra_calls, memory_order_relaxed);
-        atomic_fetch_add_explicit(&shard->retries, t->retries, memory_order_relaxed);
-        atomic_fetch_add_explicit(&shard->continued, t->continued, memory_order_relaxed);
-    }
+    if (WI_UNLIKELY(t->extra_calls > 0))
+        wi_stats_more_calls(engine, t->extra_calls, t->retries, t->continued);
     wi_stats_blocking(engine, op, code, t->moved, start_ns);
     if (WI_LIKELY(code == 0))
         return (int64_t)t->moved;

@@ -133,23 +133,6 @@ static inline enum weir_stats_group op_group(uint32_t op)
 /* Bytes that a read or write is to move in all. */
 uint64_t wi_iov_bytes(const struct iovec *iov, size_t count);
 
-/* ---- retries ------------------------------------------------------------------------- */
-
-enum retry_action {
-    RETRY_NEVER, /* the result stands */
-    RETRY_NOW,
-    RETRY_LATER  /* after `delay_ns` */
-};
-
-struct retry_verdict {
-    enum retry_action action;
-    uint64_t delay_ns;
-    int32_t code; /* what to report if the result stands */
-};
-
-/* The rules of docs/durability.md in one place. `tries` counts earlier retries. */
-struct retry_verdict wi_retry_verdict(uint32_t op, int64_t result, uint32_t tries);
-
 /* ---- files --------------------------------------------------------------------------- */
 
 /*
@@ -238,9 +221,6 @@ struct blocking_stats {
     _Atomic(struct wi_hist *) device[WEIR_STATS_GROUPS];
 };
 
-/* Counts a blocking call. `start_ns` 0: it was not timed. */
-void wi_stats_blocking(struct weir_engine *engine, uint32_t op, int64_t result,
-                       uint64_t transferred, uint64_t start_ns);
 /* True for one call in 16 of each thread: time it. */
 bool wi_stats_sample(void);
 struct blocking_stats *wi_stats_shard(struct weir_engine *engine);

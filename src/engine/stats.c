@@ -74,6 +74,16 @@ void wi_stats_blocking(struct weir_engine *engine, uint32_t op, int64_t result,
     }
 }
 
+void wi_stats_more_calls(struct weir_engine *engine, uint64_t calls, uint64_t retries,
+                         uint64_t continued)
+{
+    struct blocking_stats *shard = wi_stats_shard(engine);
+
+    atomic_fetch_add_explicit(&shard->extra_calls, calls, memory_order_relaxed);
+    atomic_fetch_add_explicit(&shard->retries, retries, memory_order_relaxed);
+    atomic_fetch_add_explicit(&shard->continued, continued, memory_order_relaxed);
+}
+
 bool wi_stats_prepare(struct weir_queue *queue, enum weir_stats_group group, uint32_t io_class)
 {
     for (uint32_t which = 0; which < STATS_WHICH; which++) {

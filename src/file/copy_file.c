@@ -23,7 +23,7 @@
 #include <xxhash.h>
 
 #include "copy_internal.h"
-#include "engine/engine_internal.h"
+#include "engine/engine.h"
 
 #define OPEN_SOURCE  (O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
 #define LINK_MAX_LEN ((size_t)64 << 10)
@@ -69,12 +69,8 @@ static int64_t transfer(struct copy_worker *worker, bool write, int fd, unsigned
                 os->ops->sleep_ns(os, verdict.delay_ns);
         }
     }
-    if (calls > 1) {
-        struct blocking_stats *shard = wi_stats_shard(engine);
-
-        copy_add(&shard->extra_calls, calls - 1);
-        copy_add(&shard->retries, retries);
-    }
+    if (calls > 1)
+        wi_stats_more_calls(engine, calls - 1, retries, calls - 1 - retries);
     wi_stats_blocking(engine, op, code, moved, start_ns);
     return code < 0 ? code : (int64_t)moved;
 }
