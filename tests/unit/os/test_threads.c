@@ -13,6 +13,7 @@
 static uint32_t submits[WI_LANES];
 static uint32_t submitted[WI_LANES];
 
+/* NOLINTBEGIN(bugprone-reserved-identifier): the linker's --wrap wants these names. */
 void __real_wi_pool_submit(struct wi_pool *pool, enum wi_lane lane, struct wi_task *first,
                            struct wi_task *last, uint32_t count);
 void __wrap_wi_pool_submit(struct wi_pool *pool, enum wi_lane lane, struct wi_task *first,
@@ -25,6 +26,7 @@ void __wrap_wi_pool_submit(struct wi_pool *pool, enum wi_lane lane, struct wi_ta
     submitted[lane] += count;
     __real_wi_pool_submit(pool, lane, first, last, count);
 }
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 struct fixture {
     struct gate gate;
