@@ -90,8 +90,9 @@ struct wi_backend_ops {
     /* Ask for a started operation to be cancelled. It still comes back from turn. */
     void (*cancel)(struct wi_backend *backend, struct wi_op *op);
 
-    /* End a wait in `turn`, now or at the next one, and make `fd` readable if it is armed.
-     * Thread: any. */
+    /* End a wait in `turn`, now or at the next one. Once `fd` was called, it also becomes
+     * readable: at once, or when the turn under way ends, because what the wake announces may
+     * have been looked for just before that turn. Thread: any. */
     void (*wake)(struct wi_backend *backend);
 
     /* A descriptor that is readable when turn would return something or was woken.

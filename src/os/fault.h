@@ -30,15 +30,16 @@ enum wi_fault_kind {
 
 struct wi_fault_rule {
     enum wi_fault_kind kind;
-    uint64_t first;  /* acts from the nth operation of this kind that the rule sees, 1 is the next */
-    uint64_t count;  /* on so many; 0 means on all from there */
-    int32_t error;   /* negative errno to end it with; 0: no error */
+    uint64_t
+        first; /* acts from the nth operation of this kind that the rule sees, 1 is the next */
+    uint64_t count;      /* on so many; 0 means on all from there */
+    int32_t error;       /* negative errno to end it with; 0: no error */
     uint32_t shorten_to; /* move at most so many bytes; 0: all */
     uint64_t delay_ns;   /* backend operations: hold back; UINT64_MAX until wi_fault_release
                             or, where `cancellable`, until cancelled */
     bool cancellable;
-    bool applied;    /* with `error`: do the operation, then report the error all the same */
-    bool corrupt;    /* flip one bit of what is read, or of what is written */
+    bool applied; /* with `error`: do the operation, then report the error all the same */
+    bool corrupt; /* flip one bit of what is read, or of what is written */
 };
 
 struct wi_fault_plan;

@@ -170,7 +170,7 @@ static int posix_ftruncate(const struct wi_os *os, int fd, uint64_t size)
 }
 
 static int posix_allocate(const struct wi_os *os, int fd, int mode, uint64_t offset,
-                           uint64_t len)
+                          uint64_t len)
 {
     (void)os;
     return code_of(fallocate(fd, mode, (off_t)offset, (off_t)len));

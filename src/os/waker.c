@@ -81,9 +81,8 @@ int wi_waker_wait(struct wi_waker *waker, uint64_t now_ns, uint64_t until_ns)
         goto awake;
     /* Always with a time, if one in centuries: a futex without goes on sleeping after a signal
      * whose handler was set with SA_RESTART, and event loops are used to EINTR. */
-    if (until_ns > now_ns &&
-        syscall(SYS_futex, &waker->armed, FUTEX_WAIT_BITSET_PRIVATE, WI_WAKER_SLEEP, &until,
-                NULL, FUTEX_BITSET_MATCH_ANY) < 0)
+    if (until_ns > now_ns && syscall(SYS_futex, &waker->armed, FUTEX_WAIT_BITSET_PRIVATE,
+                                     WI_WAKER_SLEEP, &until, NULL, FUTEX_BITSET_MATCH_ANY) < 0)
         code = errno;
     armed = atomic_exchange_explicit(&waker->armed, WI_WAKER_OFF, memory_order_acq_rel);
     if (armed != WI_WAKER_OFF) {

@@ -32,7 +32,7 @@ enum wi_waker_armed {
 
 struct wi_waker {
     _Atomic uint32_t armed;
-    int fd;    /* eventfd, non-blocking, close-on-exec */
+    int fd; /* eventfd, non-blocking, close-on-exec */
     /* Owner thread only. */
     bool by_fd;    /* armed for the descriptor, so a wake means a write */
     uint32_t owed; /* writes that are due, but were not there when we looked; see settle */
