@@ -613,6 +613,106 @@ static void post__full_is_ebusy(struct env *env)
     check_code(weir_queue_close(queue, TEST_LONG), 0);
 }
 
+/* A posted job holds its file as a submitted one does, from the post on. */
+static void post__holds_its_file(struct env *env)
+{
+    struct weir_file *file = make_file(env->engine, 0);
+    struct probe probe;
+    uint8_t buf[64];
+
+    weir_job_read(&probe.job, file, buf, 64, 0, NULL, NULL);
+    probe_arm(&probe);
+    check_code(weir_queue_post(env->queue, &probe.job), 0);
+    check_code(weir_file_close(file), -EBUSY);
+    check_code(probe_wait(env->queue, &probe), 64);
+    check_code(weir_file_close(file), 0);
+}
+
+struct closing_poster {
+    struct weir_queue *queue;
+    struct probe *probes;
+    unsigned posted;
+    unsigned failed;
+    unsigned *started; /* atomic */
+};
+
+enum { CLOSING_MOST = 20000 };
+
+static void *post_until_shutdown(void *arg)
+{
+    struct closing_poster *poster = arg;
+
+    (void)__atomic_add_fetch(poster->started, 1, __ATOMIC_RELEASE);
+    while (poster->posted < CLOSING_MOST) {
+        struct probe *probe = &poster->probes[poster->posted];
+        int rc;
+
+        weir_job_prepare(&probe->job, WEIR_OP_NOP, NULL, NULL, NULL);
+        probe_arm(probe);
+        rc = weir_queue_post(poster->queue, &probe->job);
+        if (rc == -ESHUTDOWN)
+            break;
+        if (rc == 0)
+            poster->posted++;
+        else if (rc == -EBUSY)
+            (void)sched_yield();
+        else
+            poster->failed++;
+    }
+    return NULL;
+}
+
+/* Posts that race with a close are done, or refused with -ESHUTDOWN: never lost. */
+static void post__while_closing(struct env *env)
+{
+    for (int round = 0; round < 10; round++) {
+        struct closing_poster posters[4];
+        pthread_t threads[4];
+        unsigned started = 0;
+        struct faulty f;
+        struct weir_file *file;
+        struct probe hanging;
+        uint8_t buf[64];
+
+        faulty_open(&f, env->backend, 0, 0, NULL);
+        file = make_file(f.engine, 0);
+        faulty_hang(&f, WI_FAULT_READ, 1, false); /* so that the close cannot finish */
+        weir_job_read(&hanging.job, file, buf, 64, 0, NULL, NULL);
+        probe_submit(f.queue, &hanging);
+        check_code(weir_queue_run(f.queue), 0);
+        for (size_t i = 0; i < 4; i++) {
+            posters[i] = (struct closing_poster){
+                .queue = f.queue,
+                .probes = calloc(CLOSING_MOST, sizeof(struct probe)),
+                .started = &started,
+            };
+            check_code(pthread_create(&threads[i], NULL, post_until_shutdown, &posters[i]), 0);
+        }
+        while (__atomic_load_n(&started, __ATOMIC_ACQUIRE) < 4)
+            (void)sched_yield();
+        for (int i = 0; i < round * 10; i++)
+            check(weir_queue_run(f.queue) >= 0);
+        check_code(weir_queue_close(f.queue, TEST_MS), -EBUSY);
+        for (size_t i = 0; i < 4; i++)
+            (void)pthread_join(threads[i], NULL);
+        faulty_release(&f);
+        check_code(weir_queue_close(f.queue, TEST_LONG), 0);
+        f.queue = NULL;
+        check(hanging.done == 1);
+        for (size_t i = 0; i < 4; i++) {
+            check(posters[i].failed == 0);
+            for (unsigned j = 0; j < posters[i].posted; j++) {
+                check(posters[i].probes[j].done == 1);
+                if (posters[i].probes[j].result != 0)
+                    check_code(posters[i].probes[j].result, -ECANCELED);
+            }
+            free(posters[i].probes);
+        }
+        check_code(weir_file_close(file), 0);
+        faulty_close(&f);
+    }
+}
+
 static const struct test_case cases[] = {
     CASE(loop__depth_one, 0),
     CASE(loop__no_missed_wake_ups, 0),
@@ -622,6 +722,8 @@ static const struct test_case cases[] = {
     CASE(post__from_eight_threads, 0),
     CASE(post__before_there_is_an_owner, 0),
     CASE(post__full_is_ebusy, 0),
+    CASE(post__holds_its_file, 0),
+    CASE(post__while_closing, 0),
 };
 
 int main(int argc, char **argv)

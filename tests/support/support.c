@@ -455,6 +455,10 @@ static void run_one(void **state)
     check_code((int64_t)stats.buffers_in_use, 0);
     check_code(weir_engine_close(env.engine), 0);
     watchdog_stop();
+    if (env.skipped != NULL) {
+        (void)fprintf(stderr, "%s: %s\n", run->name, env.skipped);
+        skip();
+    }
 }
 
 int run_cases(const char *suite, const struct test_case *cases, size_t count, int argc,

@@ -26,15 +26,20 @@
 #include <cmocka.h>
 #include <weir/weir.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define TEST_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define TEST_ASAN 1
+#if defined(__has_feature)
+#define TEST_HAS_FEATURE(feature) __has_feature(feature)
+#else
+#define TEST_HAS_FEATURE(feature) 0
 #endif
-#endif
-#ifndef TEST_ASAN
+#if defined(__SANITIZE_ADDRESS__) || TEST_HAS_FEATURE(address_sanitizer)
+#define TEST_ASAN 1
+#else
 #define TEST_ASAN 0
+#endif
+#if defined(__SANITIZE_THREAD__) || TEST_HAS_FEATURE(thread_sanitizer)
+#define TEST_TSAN 1
+#else
+#define TEST_TSAN 0
 #endif
 
 #define KIB       ((size_t)1024)
@@ -136,6 +141,7 @@ struct env {
     const char *backend_name;
     struct weir_engine *engine;
     struct weir_queue *queue; /* opened with all defaults */
+    const char *skipped;      /* set by a case, before it returns: why it can't run here */
 };
 
 enum case_flag {
