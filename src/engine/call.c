@@ -134,8 +134,8 @@ int64_t wi_job_call(struct weir_engine *engine, struct weir_job *job)
         int64_t result = call_once(engine, job);
         struct retry_verdict verdict;
 
-        if (result >= 0 || job->op == WEIR_OP_CALL)
-            return result;
+        if (result >= 0 || job->op == WEIR_OP_CALL || job->op == WEIR_OP_OPEN)
+            return result; /* wi_file_open has done its own retries */
         verdict = wi_retry_verdict(job->op, result, tries);
         if (verdict.action != RETRY_NOW)
             return verdict.code;
