@@ -73,6 +73,7 @@ struct uring {
     int epoll_fd;   /* the two that wake an event loop; -1 likewise */
     bool armed;     /* the waker, since the last settle */
     uint32_t polls; /* wake polls armed */
+    uint32_t seen;  /* completions of any kind since it was last set to 0 */
 
     _Atomic uint32_t woken;         /* seq_cst, pairs with the waker's `armed` */
     _Atomic uint64_t system_calls;  /* written by the owner; relaxed */
@@ -361,6 +362,7 @@ static void reap(struct uring *u, struct chain *chain)
     }
     if (seen > 0)
         io_uring_cq_advance(&u->ring, seen);
+    u->seen += seen;
 }
 
 static void collect(struct uring *u, struct chain *chain)
@@ -409,7 +411,8 @@ static void signal_self(struct uring *u)
 }
 
 /* Submit, and wait for `need` completions or a wake. */
-static int enter_and_wait(struct uring *u, uint32_t need, uint64_t until_ns)
+static int enter_and_wait(struct uring *u, uint32_t need, uint64_t until_ns,
+                          struct chain *chain)
 {
     struct io_uring_cqe *cqe;
     struct __kernel_timespec left = { 0 };
@@ -423,6 +426,7 @@ static int enter_and_wait(struct uring *u, uint32_t need, uint64_t until_ns)
     if (atomic_load_explicit(&u->woken, memory_order_seq_cst) || wi_calls_ready(&u->calls) > 0)
         return enter_without_waiting(u);
     count_call(u);
+    u->seen = 0;
     if (until_ns == UINT64_MAX) {
         rc = io_uring_submit_and_wait(&u->ring, need);
     } else {
@@ -433,7 +437,18 @@ static int enter_and_wait(struct uring *u, uint32_t need, uint64_t until_ns)
         left.tv_nsec = (int64_t)(left_ns % WI_SEC_NS);
         rc = io_uring_submit_and_wait_timeout(&u->ring, &cqe, need, &left, NULL);
     }
-    return rc == -ETIME ? 0 : rc < 0 ? rc : 0;
+    if (rc < 0 && rc != -ETIME)
+        return rc;
+    /*
+     * If it has submitted anything, the kernel says how much, and not that a signal ended the
+     * wait; liburing then makes -ETIME of it. It was a signal if nothing at all has come, and
+     * the time has not either.
+     */
+    reap(u, chain);
+    return u->seen == 0 && wi_calls_ready(&u->calls) == 0 &&
+                   (until_ns == UINT64_MAX || wi_os_now(u->base.os) < until_ns)
+               ? -EINTR
+               : 0;
 }
 
 /*
@@ -467,7 +482,7 @@ static int uring_turn(struct wi_backend *backend, uint32_t want, uint64_t until_
     settle_waker(u);
     wi_calls_flush(&u->calls);
     collect(u, &chain);
-    rc = chain.count < want ? enter_and_wait(u, want - chain.count, until_ns)
+    rc = chain.count < want ? enter_and_wait(u, want - chain.count, until_ns, &chain)
                             : enter_without_waiting(u);
     collect(u, &chain);
     if (WI_UNLIKELY(rc < 0)) {
@@ -551,7 +566,8 @@ static void uring_stats(struct wi_backend *backend, struct wi_backend_stats *ret
 {
     struct uring *u = uring_of(backend);
 
-    ret_stats->system_calls = atomic_load_explicit(&u->system_calls, memory_order_relaxed);
+    ret_stats->system_calls = atomic_load_explicit(&u->system_calls, memory_order_relaxed) +
+                              atomic_load_explicit(&u->calls.wakes, memory_order_relaxed);
 }
 
 static void uring_close(struct wi_backend *backend)
