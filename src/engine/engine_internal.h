@@ -130,6 +130,12 @@ static inline enum weir_stats_group op_group(uint32_t op)
                              : WEIR_STATS_OTHER;
 }
 
+/* CLOSE does not count itself, or it could never find its file idle. */
+static inline bool counts_on_file(const struct weir_job *job)
+{
+    return job->file && job->op != WEIR_OP_CLOSE;
+}
+
 /* Bytes that a read or write is to move in all. */
 uint64_t wi_iov_bytes(const struct iovec *iov, size_t count);
 
@@ -152,7 +158,7 @@ struct weir_file {
     struct weir_file *next_free; /* guarded by engine->mu */
 
     _Alignas(WI_CACHE_LINE) _Atomic uint64_t generation; /* odd while open; release/acquire */
-    _Atomic uint32_t users;     /* queues with jobs on it; relaxed, checked at close */
+    _Atomic uint32_t users;     /* queues with jobs on it, and posted jobs; checked at close */
     _Atomic int32_t sync_error; /* the first failed sync; release/acquire */
     _Atomic int32_t cached_score; /* relaxed: a hint, see try_inline in queue.c */
 };

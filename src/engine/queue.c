@@ -233,6 +233,8 @@ int weir_queue_post(struct weir_queue *queue, struct weir_job *job)
         atomic_fetch_sub_explicit(&queue->posted, 1, memory_order_relaxed);
         rc = -EBUSY;
     } else {
+        if (counts_on_file(job))
+            atomic_fetch_add_explicit(&job->file->users, 1, memory_order_relaxed);
         (void)wi_inbox_push(&queue->inbox, &tail_of(job)->inbox);
         queue->backend->ops->wake(queue->backend);
     }
@@ -264,6 +266,8 @@ static void take_posted(struct weir_queue *queue)
         atomic_fetch_sub_explicit(&queue->posted, 1, memory_order_relaxed);
         wi_counter_add(&queue->stats.posted, 1);
         wi_queue_take(queue, job, queue->now_ns);
+        if (counts_on_file(job)) /* the queue counts from here */
+            atomic_fetch_sub_explicit(&job->file->users, 1, memory_order_release);
     }
 }
 

@@ -173,12 +173,6 @@ static void want_slot(struct weir_queue *queue, struct queue_file *entry)
     entry->uses = 0; /* all are busy: ask again after some more uses */
 }
 
-/* CLOSE does not count itself, or it could never find the file idle. */
-static bool counts_on_file(const struct weir_job *job)
-{
-    return job->file && job->op != WEIR_OP_CLOSE;
-}
-
 /* ---- taking ---------------------------------------------------------------------------- */
 
 void wi_queue_take(struct weir_queue *queue, struct weir_job *job, uint64_t now_ns)
