@@ -113,9 +113,9 @@ static void check_caught(const char *what, const char *kind, const char *where)
     child = child_run(arguments);
     if (child.text == NULL)
         fail_msg("the child could not be run");
-    if (WIFEXITED(child.status) && (WEXITSTATUS(child.status) == 0 ||
-                                    WEXITSTATUS(child.status) == 3 ||
-                                    WEXITSTATUS(child.status) == 4))
+    if (WIFEXITED(child.status) &&
+        (WEXITSTATUS(child.status) == 0 || WEXITSTATUS(child.status) == 3 ||
+         WEXITSTATUS(child.status) == 4))
         fail_msg("%s was not caught:\n%s", what, child.text);
     if (strstr(child.text, "AddressSanitizer") == NULL || strstr(child.text, kind) == NULL ||
         strstr(child.text, where) == NULL)

@@ -21,9 +21,9 @@ static struct weir_file *make_file(struct weir_engine *engine, size_t size)
     struct weir_file *file = NULL;
 
     pattern_make_file(path, size, SEED);
-    check_code(weir_file_open(engine, NULL, path, WEIR_OPEN_READ | WEIR_OPEN_WRITE, 0, &file,
-                              NULL),
-               0);
+    check_code(
+        weir_file_open(engine, NULL, path, WEIR_OPEN_READ | WEIR_OPEN_WRITE, 0, &file, NULL),
+        0);
     return file;
 }
 
@@ -213,8 +213,9 @@ static void note_log(void *arg, int level, const char *text)
 
 static void log__gets_whole_lines(struct env *env)
 {
-    struct weir_engine_options options = { .size = sizeof(options), .backend = env->backend,
-                                           .log = note_log, .log_arg = &log_lines };
+    struct weir_engine_options options = {
+        .size = sizeof(options), .backend = env->backend, .log = note_log, .log_arg = &log_lines
+    };
     struct weir_engine *engine;
 
     check_code(weir_engine_open(&options, &engine, NULL), 0);
@@ -242,7 +243,8 @@ static void open__pins_threads(struct env *env)
     for (; cpu < CPU_SETSIZE; cpu++) {
         struct weir_engine_options options = { .size = sizeof(options),
                                                .backend = env->backend,
-                                               .pin_cpus = &cpu, .pin_cpus_count = 1 };
+                                               .pin_cpus = &cpu,
+                                               .pin_cpus_count = 1 };
         struct weir_engine *engine;
         struct weir_queue *queue;
         struct probe probes[20];
@@ -265,11 +267,15 @@ static void open__pins_threads(struct env *env)
 
 /* --- buffers -------------------------------------------------------------------------------- */
 
-enum { BUFFERS = 16, BUFFER_SIZE = 16384 };
+enum {
+    BUFFERS = 16,
+    BUFFER_SIZE = 16384
+};
 
 static struct weir_engine *open_with_buffers(uint32_t backend)
 {
-    struct weir_engine_options options = { .size = sizeof(options), .backend = backend,
+    struct weir_engine_options options = { .size = sizeof(options),
+                                           .backend = backend,
                                            .buffer_size = BUFFER_SIZE,
                                            .buffer_count = BUFFERS };
     struct weir_engine *engine = NULL;
@@ -501,9 +507,9 @@ static void stats__add_up(struct env *env)
     check_code(weir_engine_latency(env->engine, WEIR_STATS_READ, WEIR_CLASS_BATCH, 2, &latency),
                0);
     check_code(latency.count, 50);
-    check_code(weir_engine_latency(env->engine, WEIR_STATS_READ, WEIR_CLASS_BACKGROUND, 2,
-                                   &latency),
-               0);
+    check_code(
+        weir_engine_latency(env->engine, WEIR_STATS_READ, WEIR_CLASS_BACKGROUND, 2, &latency),
+        0);
     check_code(latency.count, 0);
     check_code(weir_engine_latency(env->engine, WEIR_STATS_GROUPS, 0, 0, &latency), -EINVAL);
     check_code(weir_engine_latency(env->engine, 0, WEIR_CLASSES, 0, &latency), -EINVAL);
@@ -524,10 +530,10 @@ static void stats__count_trouble(struct env *env)
 
     faulty_open(&f, env->backend, 0, 0, NULL);
     file = make_file(f.engine, 64 * KIB);
-    faulty_rule(&f, (struct wi_fault_rule){ .kind = WI_FAULT_READ, .first = 1, .count = 3,
-                                            .error = -EINTR });
-    faulty_rule(&f, (struct wi_fault_rule){ .kind = WI_FAULT_READ, .first = 1, .count = 2,
-                                            .shorten_to = 100 });
+    faulty_rule(&f, (struct wi_fault_rule){
+                        .kind = WI_FAULT_READ, .first = 1, .count = 3, .error = -EINTR });
+    faulty_rule(&f, (struct wi_fault_rule){
+                        .kind = WI_FAULT_READ, .first = 1, .count = 2, .shorten_to = 100 });
     weir_job_read(&probe.job, file, buf, 4096, 0, NULL, NULL);
     check_code(probe_run(f.queue, &probe), 4096);
     faulty_hang(&f, WI_FAULT_READ, 1, true);
@@ -583,7 +589,7 @@ static void stats__json_parses(struct env *env)
 
 struct snapper {
     struct weir_engine *engine;
-    bool stop;      /* atomic */
+    bool stop; /* atomic */
     unsigned wrong;
     unsigned count; /* atomic */
 };
@@ -658,7 +664,8 @@ static void inflight__shows_every_state(struct env *env)
     file = make_file(f.engine, 64 * KIB);
     check_code((int64_t)weir_queue_inflight(f.queue, list, 16), 0);
     faulty_hang(&f, WI_FAULT_WRITE, 1, false);
-    faulty_rule(&f, (struct wi_fault_rule){ .kind = WI_FAULT_READ, .first = 1, .error = -EAGAIN });
+    faulty_rule(&f,
+                (struct wi_fault_rule){ .kind = WI_FAULT_READ, .first = 1, .error = -EAGAIN });
     weir_job_write(&device.job, file, buf[0], 512, 1024, NULL, NULL);
     probe_submit(f.queue, &device);
     weir_job_write(&held.job, file, buf[1], 100, 1024, NULL, NULL);
@@ -741,7 +748,9 @@ static void *watch_inflight(void *arg)
 /* From another thread, while jobs come and go: every entry is consistent in itself. */
 static void inflight__from_another_thread(struct env *env)
 {
-    enum { WINDOW = 40 };
+    enum {
+        WINDOW = 40
+    };
     struct watcher watcher = { .queue = env->queue };
     struct weir_file *file = make_file(env->engine, 64 * KIB);
     struct probe *probes = calloc(WINDOW, sizeof(*probes));
@@ -792,10 +801,10 @@ static void error__says_where(struct env *env)
     check_code(probe_run(f.queue, &probe), 4096);
     check_code(probe.error.code, 0);
 
-    faulty_rule(&f, (struct wi_fault_rule){ .kind = WI_FAULT_WRITE, .first = 1, .count = 1,
-                                            .shorten_to = 1000 });
-    faulty_rule(&f, (struct wi_fault_rule){ .kind = WI_FAULT_WRITE, .first = 1, .count = 1,
-                                            .error = -ENOSPC });
+    faulty_rule(&f, (struct wi_fault_rule){
+                        .kind = WI_FAULT_WRITE, .first = 1, .count = 1, .shorten_to = 1000 });
+    faulty_rule(&f, (struct wi_fault_rule){
+                        .kind = WI_FAULT_WRITE, .first = 1, .count = 1, .error = -ENOSPC });
     weir_job_write(&probe.job, file, buf, 4096, 8192, NULL, NULL);
     check_code(probe_run(f.queue, &probe), -ENOSPC);
     check_code(probe.transferred, 1000);
@@ -816,8 +825,9 @@ static void error__says_where(struct env *env)
 /* Names that would spoil a terminal or a log come out escaped, and long ones keep their end. */
 static void error__escapes_names(struct env *env)
 {
-    struct weir_error error = { .code = -EIO, .op = WEIR_OP_READ, .offset = 4096,
-                                .has_offset = 1 };
+    struct weir_error error = {
+        .code = -EIO, .op = WEIR_OP_READ, .offset = 4096, .has_offset = 1
+    };
     char line[700];
     char tiny[8];
     char name[600];

@@ -156,9 +156,9 @@ static void open__errors_have_names(struct env *env)
     struct weir_error error = { 0 };
     char line[512];
 
-    check_code(weir_file_open(env->engine, NULL, "/no/such/place", WEIR_OPEN_READ, 0, &file,
-                              &error),
-               -ENOENT);
+    check_code(
+        weir_file_open(env->engine, NULL, "/no/such/place", WEIR_OPEN_READ, 0, &file, &error),
+        -ENOENT);
     check_code(error.code, -ENOENT);
     check_code(error.op, WEIR_OP_OPEN);
     check(strcmp(error.path, "/no/such/place") == 0);
@@ -177,7 +177,9 @@ static void adopt__asks_the_kernel(struct env *env)
         int flags;
         bool reads;
         bool writes;
-    } modes[] = { { O_RDONLY, true, false }, { O_WRONLY, false, true }, { O_RDWR, true, true } };
+    } modes[] = { { O_RDONLY, true, false },
+                  { O_WRONLY, false, true },
+                  { O_RDWR, true, true } };
     uint8_t *buf = aligned_alloc(4096, 4096);
 
     pattern_make_file(path, 8192, SEED);
@@ -312,8 +314,8 @@ static void truncate__and_allocate(struct env *env)
     struct probe probe;
     static const uint64_t sizes[] = { 100, 5000, 5 * GIB + 3, 0, 4096 };
 
-    check_code(run_open(env, NULL, path,
-                        WEIR_OPEN_READ | WEIR_OPEN_WRITE | WEIR_OPEN_CREATE, 0600, &file),
+    check_code(run_open(env, NULL, path, WEIR_OPEN_READ | WEIR_OPEN_WRITE | WEIR_OPEN_CREATE,
+                        0600, &file),
                0);
     for (size_t i = 0; i < COUNT(sizes); i++) {
         if (i % 2 == 0) {
@@ -433,7 +435,9 @@ static void names__all_operations(struct env *env)
 /* A listing gives every name once, with its type, in as many pieces as the buffer asks. */
 static void list__every_name_once(struct env *env)
 {
-    enum { FILES = 500 };
+    enum {
+        FILES = 500
+    };
     char path[300];
     struct weir_file *dir = open_dir(env, path, sizeof(path));
     unsigned *seen = calloc(FILES, sizeof(*seen));
@@ -515,7 +519,9 @@ static void list__every_name_once(struct env *env)
 /* Many name operations at once, on the pool, do not get in each other's way. */
 static void names__many_at_once(struct env *env)
 {
-    enum { COUNT_AT_ONCE = 400 };
+    enum {
+        COUNT_AT_ONCE = 400
+    };
     char path[300];
     struct weir_file *dir = open_dir(env, path, sizeof(path));
     struct probe *probes = calloc(COUNT_AT_ONCE, sizeof(*probes));
@@ -525,8 +531,7 @@ static void names__many_at_once(struct env *env)
     for (unsigned i = 0; i < COUNT_AT_ONCE; i++) {
         (void)snprintf(names[i], sizeof(names[i]), "f%u", i);
         weir_job_open(&probes[i].job, dir, names[i],
-                      WEIR_OPEN_READ | WEIR_OPEN_WRITE | WEIR_OPEN_CREATE |
-                          WEIR_OPEN_EXCLUSIVE,
+                      WEIR_OPEN_READ | WEIR_OPEN_WRITE | WEIR_OPEN_CREATE | WEIR_OPEN_EXCLUSIVE,
                       0600, &files[i], NULL, NULL);
         probe_submit(env->queue, &probes[i]);
     }
@@ -681,8 +686,8 @@ static void sync__first_failure_is_final(struct env *env)
                                   &file, NULL),
                    0);
         check_code(weir_file_write(file, buf, 512, 0), 512);
-        faulty_rule(&f, (struct wi_fault_rule){ .kind = WI_FAULT_SYNC, .first = 1, .count = 1,
-                                                .error = code });
+        faulty_rule(&f, (struct wi_fault_rule){
+                            .kind = WI_FAULT_SYNC, .first = 1, .count = 1, .error = code });
         if (how % 2 == 0) {
             check_code(weir_file_sync(file, WEIR_SYNC_DATA, &error), code);
         } else {
@@ -812,9 +817,13 @@ static int64_t watch_lane(void *context)
  * result, also a negative one that is no error of ours. */
 static void call__lanes_are_bounded(struct env *env)
 {
-    enum { CALLS = 600 };
-    struct weir_engine_options options = { .size = sizeof(options), .backend = env->backend,
-                                           .io_threads = 2, .files_threads = 1,
+    enum {
+        CALLS = 600
+    };
+    struct weir_engine_options options = { .size = sizeof(options),
+                                           .backend = env->backend,
+                                           .io_threads = 2,
+                                           .files_threads = 1,
                                            .cpu_threads = 3 };
     struct weir_engine_info info = { .size = sizeof(info) };
     struct weir_stats stats = { .size = sizeof(stats) };

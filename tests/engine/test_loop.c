@@ -119,7 +119,12 @@ static void loop__depth_one(struct env *env)
 
 /* --- the mixture ---------------------------------------------------------------------------- */
 
-enum { SLOTS = 96, TOTAL = 100000, POSTERS = 2, POSTS = 5000 };
+enum {
+    SLOTS = 96,
+    TOTAL = 100000,
+    POSTERS = 2,
+    POSTS = 5000
+};
 
 struct slot {
     struct weir_job job;
@@ -429,12 +434,15 @@ static void loop__timers_inside(struct env *env)
     for (int what = 0; what < 3; what++) {
         switch (what) {
         case 0: /* retries */
-            faulty_rule(&f, (struct wi_fault_rule){ .kind = WI_FAULT_READ, .first = 1,
-                                                    .count = 6, .error = -EAGAIN });
+            faulty_rule(&f,
+                        (struct wi_fault_rule){
+                            .kind = WI_FAULT_READ, .first = 1, .count = 6, .error = -EAGAIN });
             break;
         case 1: /* a device that takes its time */
-            faulty_rule(&f, (struct wi_fault_rule){ .kind = WI_FAULT_READ, .first = 1,
-                                                    .count = 1, .delay_ns = 3 * TEST_MS });
+            faulty_rule(&f, (struct wi_fault_rule){ .kind = WI_FAULT_READ,
+                                                    .first = 1,
+                                                    .count = 1,
+                                                    .delay_ns = 3 * TEST_MS });
             break;
         default: /* one that hangs until it is cancelled */
             faulty_hang(&f, WI_FAULT_READ, 1, true);
@@ -458,7 +466,10 @@ static void loop__timers_inside(struct env *env)
 
 /* --- posts ------------------------------------------------------------------------------------- */
 
-enum { MANY = 8, EACH = 4000 };
+enum {
+    MANY = 8,
+    EACH = 4000
+};
 
 struct shared {
     struct weir_queue *queue;
@@ -534,7 +545,8 @@ static void post__from_eight_threads(struct env *env)
         struct weir_queue_options options = { .size = sizeof(options),
                                               .depth = small ? 2 : 0,
                                               .backlog = small ? 8 : 0 };
-        struct shared shared = { .file = make_file(env->engine, 0), .owner = pthread_self(),
+        struct shared shared = { .file = make_file(env->engine, 0),
+                                 .owner = pthread_self(),
                                  .moves = env->backend != WEIR_BACKEND_NULL };
         struct many_poster posters[MANY];
         pthread_t threads[MANY];
@@ -584,8 +596,12 @@ static void post__before_there_is_an_owner(struct env *env)
 /* A full queue refuses posts as it refuses submits, and takes them again afterwards. */
 static void post__full_is_ebusy(struct env *env)
 {
-    enum { ROOM = 6, ALL = 40 };
-    struct weir_queue_options options = { .size = sizeof(options), .depth = 2,
+    enum {
+        ROOM = 6,
+        ALL = 40
+    };
+    struct weir_queue_options options = { .size = sizeof(options),
+                                          .depth = 2,
                                           .backlog = ROOM - 2 };
     struct weir_queue *queue;
     struct probe probes[ALL];
@@ -636,7 +652,9 @@ struct closing_poster {
     unsigned *started; /* atomic */
 };
 
-enum { CLOSING_MOST = 20000 };
+enum {
+    CLOSING_MOST = 20000
+};
 
 static void *post_until_shutdown(void *arg)
 {

@@ -23,9 +23,9 @@ static struct weir_file *make_file(struct weir_engine *engine, size_t size)
     struct weir_file *file = NULL;
 
     pattern_make_file(path, size, SEED);
-    check_code(weir_file_open(engine, NULL, path, WEIR_OPEN_READ | WEIR_OPEN_WRITE, 0, &file,
-                              NULL),
-               0);
+    check_code(
+        weir_file_open(engine, NULL, path, WEIR_OPEN_READ | WEIR_OPEN_WRITE, 0, &file, NULL),
+        0);
     return file;
 }
 
@@ -88,8 +88,13 @@ static void gate_open(struct gate *gate)
 /* A full queue takes a prefix, then says -EBUSY; what was not taken is untouched. */
 static void submit__full_takes_a_prefix(struct env *env)
 {
-    enum { DEPTH = 4, BACKLOG = 8, ALL = 20 };
-    struct weir_queue_options options = { .size = sizeof(options), .depth = DEPTH,
+    enum {
+        DEPTH = 4,
+        BACKLOG = 8,
+        ALL = 20
+    };
+    struct weir_queue_options options = { .size = sizeof(options),
+                                          .depth = DEPTH,
                                           .backlog = BACKLOG };
     struct weir_file *file = make_file(env->engine, 64 * KIB);
     struct weir_queue *queue;
@@ -289,7 +294,9 @@ static void submit__same_job_twice_is_refused(struct env *env)
 /* Ids are never 0 and never the same for two jobs of an engine, whatever queue they take. */
 static void submit__ids_are_unique(struct env *env)
 {
-    enum { JOBS = 2000 };
+    enum {
+        JOBS = 2000
+    };
     struct probe *probes = calloc(JOBS, sizeof(*probes));
     uint64_t *ids = calloc(JOBS, sizeof(*ids));
     struct weir_queue *other;
@@ -393,7 +400,8 @@ static void cancel__timer(struct env *env)
  * is cancelled. */
 static void cancel__call(struct env *env)
 {
-    struct weir_engine_options options = { .size = sizeof(options), .backend = env->backend,
+    struct weir_engine_options options = { .size = sizeof(options),
+                                           .backend = env->backend,
                                            .cpu_threads = 1 };
     struct weir_engine *engine;
     struct weir_queue *queue;
@@ -534,7 +542,8 @@ static void cancel__between_retries(struct env *env)
 
     faulty_open(&f, env->backend, 0, 0, NULL);
     file = make_file(f.engine, 4096);
-    faulty_rule(&f, (struct wi_fault_rule){ .kind = WI_FAULT_READ, .first = 1, .error = -EAGAIN });
+    faulty_rule(&f,
+                (struct wi_fault_rule){ .kind = WI_FAULT_READ, .first = 1, .error = -EAGAIN });
     weir_job_read(&probe.job, file, buf, 512, 0, NULL, NULL);
     probe_submit(f.queue, &probe);
     while (wi_fault_acted(f.plan) < 3 && probe.done == 0) /* past the first back-off */
@@ -561,8 +570,8 @@ static void cancel_sibling(struct weir_job *job)
 
     probe_done(job);
     if (!sibling.asked) {
-        struct probe *other = self == &sibling.probes[0] ? &sibling.probes[1]
-                                                         : &sibling.probes[0];
+        struct probe *other =
+            self == &sibling.probes[0] ? &sibling.probes[1] : &sibling.probes[0];
 
         sibling.asked = true;
         sibling.code = weir_queue_cancel(sibling.queue, other->job.id);
@@ -613,7 +622,9 @@ static void cancel__as_a_job(struct env *env)
 /* Timers fire in the order of their times, never early, each once, and in class OTHER. */
 static void deadline__timers_fire_once_not_early(struct env *env)
 {
-    enum { TIMERS = 600 };
+    enum {
+        TIMERS = 600
+    };
     struct test_rng rng = { test_seed() + 9 };
     struct probe *probes = calloc(TIMERS, sizeof(*probes));
     uint64_t *starts = calloc(TIMERS, sizeof(*starts));
@@ -725,7 +736,8 @@ static void deadline__bounds_retries(struct env *env)
 
     faulty_open(&f, env->backend, 0, 0, NULL);
     file = make_file(f.engine, 4096);
-    faulty_rule(&f, (struct wi_fault_rule){ .kind = WI_FAULT_READ, .first = 1, .error = -EAGAIN });
+    faulty_rule(&f,
+                (struct wi_fault_rule){ .kind = WI_FAULT_READ, .first = 1, .error = -EAGAIN });
     weir_job_read(&probe.job, file, buf, 512, 0, NULL, NULL);
     probe.job.timeout_ns = 3 * TEST_MS;
     check_code(probe_run(f.queue, &probe), -ETIMEDOUT);
@@ -808,7 +820,9 @@ static void wait__min_done(struct env *env)
 /* Closing cancels what is queued and finishes what is in flight; every `done` runs inside. */
 static void close__with_work_in_flight(struct env *env)
 {
-    enum { JOBS = 300 };
+    enum {
+        JOBS = 300
+    };
     struct weir_file *file = make_file(env->engine, 64 * KIB);
     struct weir_queue *queue;
     struct probe *probes = calloc(JOBS, sizeof(*probes));
@@ -1011,7 +1025,10 @@ static void signal__ends_a_wait(struct env *env)
 /* Under a hail of signals every transfer is exact, and pool threads see none of them. */
 static void signal__hail_changes_nothing(struct env *env)
 {
-    enum { OPS = 4000, WINDOW = 32 };
+    enum {
+        OPS = 4000,
+        WINDOW = 32
+    };
     struct test_rng rng = { test_seed() + 4 };
     struct weir_file *file = make_file(env->engine, 256 * KIB);
     struct probe probes[WINDOW];
@@ -1329,7 +1346,9 @@ static void engines__two_at_once(struct env *env)
 /* Several queues of one thread and one engine share a file without mixing up. */
 static void queues__many_of_one_thread(struct env *env)
 {
-    enum { QUEUES = 12 };
+    enum {
+        QUEUES = 12
+    };
     struct weir_file *file = make_file(env->engine, 64 * KIB);
     struct weir_queue *queues[QUEUES];
     struct probe probes[QUEUES][16];

@@ -65,10 +65,18 @@ static void read__around_the_end_is_exact(struct env *env)
         uint64_t offset;
         size_t want;
     } cases[] = {
-        { 10000, 0, 10000 },    { 10001, 0, 10000 }, { 9999, 0, 9999 },
-        { 1, 9999, 1 },         { 2, 9999, 1 },      { 1, 10000, 0 },
-        { 5, 10001, 0 },        { 1, 0, 1 },         { 20000, 5000, 5000 },
-        { 4096, 8192, 1808 },   { 4096, 4096, 4096 }, { 10, UINT64_C(1) << 40, 0 },
+        { 10000, 0, 10000 },
+        { 10001, 0, 10000 },
+        { 9999, 0, 9999 },
+        { 1, 9999, 1 },
+        { 2, 9999, 1 },
+        { 1, 10000, 0 },
+        { 5, 10001, 0 },
+        { 1, 0, 1 },
+        { 20000, 5000, 5000 },
+        { 4096, 8192, 1808 },
+        { 4096, 4096, 4096 },
+        { 10, UINT64_C(1) << 40, 0 },
         { 10, INT64_MAX - 10, 0 },
     };
     const char *path = test_new_path("end");
@@ -109,8 +117,8 @@ static void read__around_the_end_is_exact(struct env *env)
 static void read__empty_file_is_zero(struct env *env)
 {
     struct weir_file *file =
-        open_file(env, test_new_path("empty"), WEIR_OPEN_READ | WEIR_OPEN_WRITE |
-                                                   WEIR_OPEN_CREATE | WEIR_OPEN_EXCLUSIVE);
+        open_file(env, test_new_path("empty"),
+                  WEIR_OPEN_READ | WEIR_OPEN_WRITE | WEIR_OPEN_CREATE | WEIR_OPEN_EXCLUSIVE);
     char byte = 'x';
     uint64_t moved = 1;
 
@@ -163,13 +171,13 @@ static void transfer__length_zero_is_zero(struct env *env)
 static void transfer__offsets_beyond_4_gib(struct env *env)
 {
     static const uint64_t offsets[] = {
-        2 * GIB - 1000, 2 * GIB,     2 * GIB + 1,           4 * GIB - 1000,
-        4 * GIB,        4 * GIB + 1, 5 * GIB + 123456789,   UINT64_C(1) << 40,
-        (UINT64_C(1) << 43) + 4321,
+        2 * GIB - 1000,      2 * GIB,           2 * GIB + 1,
+        4 * GIB - 1000,      4 * GIB,           4 * GIB + 1,
+        5 * GIB + 123456789, UINT64_C(1) << 40, (UINT64_C(1) << 43) + 4321,
     };
     struct weir_file *file =
-        open_file(env, test_new_path("far"), WEIR_OPEN_READ | WEIR_OPEN_WRITE |
-                                                 WEIR_OPEN_CREATE | WEIR_OPEN_TRUNCATE);
+        open_file(env, test_new_path("far"),
+                  WEIR_OPEN_READ | WEIR_OPEN_WRITE | WEIR_OPEN_CREATE | WEIR_OPEN_TRUNCATE);
     uint8_t buf[3000];
     uint8_t got[3000];
     uint64_t moved;
@@ -327,14 +335,17 @@ static void write__longer_than_4_gib(struct env *env)
 /* Random vectors with empty parts, written and read back, against one flat image. */
 static void vector__random_parts_are_exact(struct env *env)
 {
-    enum { IMAGE = 300000, PARTS = 3000 };
+    enum {
+        IMAGE = 300000,
+        PARTS = 3000
+    };
     struct test_rng rng = { test_seed() };
     uint8_t *image = calloc(1, IMAGE);
     uint8_t *buf = malloc(IMAGE);
     struct iovec *iov = calloc(PARTS, sizeof(*iov));
     struct weir_file *file =
-        open_file(env, test_new_path("vector"), WEIR_OPEN_READ | WEIR_OPEN_WRITE |
-                                                    WEIR_OPEN_CREATE | WEIR_OPEN_TRUNCATE);
+        open_file(env, test_new_path("vector"),
+                  WEIR_OPEN_READ | WEIR_OPEN_WRITE | WEIR_OPEN_CREATE | WEIR_OPEN_TRUNCATE);
     size_t size = 0;
 
     for (unsigned round = 0; round < 60; round++) {
@@ -347,7 +358,8 @@ static void vector__random_parts_are_exact(struct env *env)
         size_t want;
 
         for (size_t i = 0; i < parts; i++) {
-            size_t part = rng_below(&rng, 5) == 0 ? 0 : rng_below(&rng, parts > 100 ? 30 : 3000);
+            size_t part =
+                rng_below(&rng, 5) == 0 ? 0 : rng_below(&rng, parts > 100 ? 30 : 3000);
 
             iov[i] = (struct iovec){ buf + len, part };
             len += part;
@@ -555,7 +567,10 @@ static void direct__end_of_file_is_exact(struct env *env)
 /* Overlapping writes of one queue, all in flight at once, end as if done one by one. */
 static void overwrite__last_submitted_wins(struct env *env)
 {
-    enum { IMAGE = 16384, WRITES = 600 };
+    enum {
+        IMAGE = 16384,
+        WRITES = 600
+    };
     struct test_rng rng = { test_seed() + 1 };
     uint8_t *image = calloc(1, IMAGE);
     uint8_t *buf = malloc(IMAGE);
@@ -569,8 +584,9 @@ static void overwrite__last_submitted_wins(struct env *env)
         bool grows = round % 2 == 1; /* over the end, or inside */
 
         memset(image, 0, IMAGE);
-        file = open_file(env, path, WEIR_OPEN_READ | WEIR_OPEN_WRITE | WEIR_OPEN_CREATE |
-                                        WEIR_OPEN_TRUNCATE);
+        file =
+            open_file(env, path,
+                      WEIR_OPEN_READ | WEIR_OPEN_WRITE | WEIR_OPEN_CREATE | WEIR_OPEN_TRUNCATE);
         if (!grows)
             check_code(weir_file_write(file, image, IMAGE, 0), IMAGE);
         for (size_t i = 0; i < WRITES; i++) {
@@ -618,7 +634,11 @@ static void overwrite__last_submitted_wins(struct env *env)
  * is submitted after it may be seen too, so each round ends before the next one writes. */
 static void read__after_writes_sees_them(struct env *env)
 {
-    enum { IMAGE = 32768, OPS = 24, ROUNDS = 60 };
+    enum {
+        IMAGE = 32768,
+        OPS = 24,
+        ROUNDS = 60
+    };
     struct test_rng rng = { test_seed() + 2 };
     uint8_t *image = calloc(1, IMAGE);
     uint8_t *wants = malloc((size_t)OPS * 4096);
@@ -626,8 +646,8 @@ static void read__after_writes_sees_them(struct env *env)
     struct probe *probes = calloc(OPS, sizeof(*probes));
     struct iovec iov[OPS];
     struct weir_file *file =
-        open_file(env, test_new_path("after"), WEIR_OPEN_READ | WEIR_OPEN_WRITE |
-                                                   WEIR_OPEN_CREATE | WEIR_OPEN_TRUNCATE);
+        open_file(env, test_new_path("after"),
+                  WEIR_OPEN_READ | WEIR_OPEN_WRITE | WEIR_OPEN_CREATE | WEIR_OPEN_TRUNCATE);
 
     check_code(weir_file_write(file, image, IMAGE, 0), IMAGE);
     for (size_t round = 0; round < ROUNDS; round++) {
@@ -674,7 +694,9 @@ static void read__after_writes_sees_them(struct env *env)
 /* A barrier sync is done after the writes submitted before it, whichever way they end. */
 static void sync__barrier_follows_writes(struct env *env)
 {
-    enum { WRITES = 100 };
+    enum {
+        WRITES = 100
+    };
     uint8_t *data = calloc(1, 4096);
     struct probe *probes = calloc(WRITES + 2, sizeof(*probes));
     struct weir_file *file =
@@ -708,7 +730,11 @@ static void sync__barrier_follows_writes(struct env *env)
 /* Many random reads in flight, direct and buffered, of which every byte is right. */
 static void read__random_at_depth(struct env *env)
 {
-    enum { FILE_SIZE = 4 << 20, READS = 3000, WINDOW = 64 };
+    enum {
+        FILE_SIZE = 4 << 20,
+        READS = 3000,
+        WINDOW = 64
+    };
     struct test_rng rng = { test_seed() + 3 };
     const char *path = test_new_path("depth");
     struct probe *probes = calloc(WINDOW, sizeof(*probes));

@@ -33,7 +33,7 @@ enum group {
 };
 
 struct fate {
-    int32_t once;       /* OK or a code */
+    int32_t once; /* OK or a code */
     int32_t for_ever;
     uint32_t tries_min; /* when for ever */
     uint32_t tries_max;
@@ -41,6 +41,7 @@ struct fate {
 
 /* ECANCELED that nobody asked for is reported as EIO: -ECANCELED promises that the caller
  * wanted it. A fault that is short for ever still ends: each try moves something. */
+/* clang-format off */
 static const struct {
     const char *name;
     int32_t error;
@@ -104,6 +105,7 @@ static const struct {
     { WEIR_OP_READLINK,  OTHERS, WI_FAULT_NAMES,    false },
     { WEIR_OP_LIST,      OTHERS, WI_FAULT_NAMES,    false },
 };
+/* clang-format on */
 
 /* One field of the matrix, being tried. */
 struct trial {
@@ -264,7 +266,8 @@ static void do_blocking(struct trial *trial, uint32_t op)
     case WEIR_OP_READ:
         trial->result = weir_file_read(file, trial->buf, LEN, 0);
         trial->transferred = trial->result > 0 ? (uint64_t)trial->result : 0;
-        trial->error.code = (int32_t)(trial->result < 0 ? trial->result : 0); /* has no record */
+        trial->error.code =
+            (int32_t)(trial->result < 0 ? trial->result : 0); /* has no record */
         break;
     case WEIR_OP_WRITE:
         trial->result = weir_file_write(file, trial->buf, LEN, 0);
@@ -291,8 +294,8 @@ static void do_blocking(struct trial *trial, uint32_t op)
         trial->error.code = (int32_t)trial->result; /* has no record */
         break;
     case WEIR_OP_STAT:
-        trial->result = weir_file_stat(file, (struct weir_stat *)(void *)trial->space,
-                                       &trial->error);
+        trial->result =
+            weir_file_stat(file, (struct weir_stat *)(void *)trial->space, &trial->error);
         break;
     case WEIR_OP_TRUNCATE:
         trial->result = weir_file_truncate(file, 2 * LEN, &trial->error);
@@ -363,11 +366,12 @@ static void try_one(struct env *env, size_t op_index, size_t fault_index, bool f
                    blocking ? "blocking" : "as a job");
     trial_open(&trial, env);
     trial_fill(&trial, group);
-    faulty_rule(&trial.f, (struct wi_fault_rule){ .kind = ops[op_index].kind,
-                                                  .first = 1,
-                                                  .count = for_ever ? 0 : 1,
-                                                  .error = faults[fault_index].error,
-                                                  .shorten_to = faults[fault_index].shorten_to });
+    faulty_rule(&trial.f,
+                (struct wi_fault_rule){ .kind = ops[op_index].kind,
+                                        .first = 1,
+                                        .count = for_ever ? 0 : 1,
+                                        .error = faults[fault_index].error,
+                                        .shorten_to = faults[fault_index].shorten_to });
     tries = wi_fault_seen(trial.f.plan, ops[op_index].kind);
     if (blocking)
         do_blocking(&trial, op);
@@ -378,11 +382,11 @@ static void try_one(struct env *env, size_t op_index, size_t fault_index, bool f
 
     if (want != OK ? trial.result != want : trial.result < 0)
         differ("%s: result is %s, not %s", where, weir_code_name(trial.result),
-                 want == OK ? "success" : weir_code_name(want));
+               want == OK ? "success" : weir_code_name(want));
     if (want == OK && (group == READS || group == WRITES) &&
         (trial.result != LEN || trial.transferred != LEN))
         differ("%s: moved %d and %d of %d bytes", where, (int)trial.result,
-                 (int)trial.transferred, (int)LEN);
+               (int)trial.transferred, (int)LEN);
     if (want == OK && group == READS && (env->backend != WEIR_BACKEND_NULL || blocking))
         check_pattern(trial.buf, LEN, SEED, 0);
     if (want == OK && group == WRITES && (env->backend != WEIR_BACKEND_NULL || blocking)) {
@@ -398,10 +402,9 @@ static void try_one(struct env *env, size_t op_index, size_t fault_index, bool f
         if (!blocking && trial.error.path[0] == '\0')
             differ("%s: the record has no name", where);
     }
-    if (for_ever && op != WEIR_OP_CLOSE &&
-        (tries < fate->tries_min || tries > fate->tries_max))
+    if (for_ever && op != WEIR_OP_CLOSE && (tries < fate->tries_min || tries > fate->tries_max))
         differ("%s: tried %d times, not %u to %u", where, (int)tries, fate->tries_min,
-                 fate->tries_max);
+               fate->tries_max);
     if (op == WEIR_OP_CLOSE && tries != 1)
         differ("%s: closed %d times", where, (int)tries);
     check_aftermath(&trial, op, group, want);
@@ -436,11 +439,12 @@ static void progress__renews_patience(struct env *env)
             trial_open(&trial, env);
             trial_fill(&trial, write ? WRITES : READS);
             for (int round = 0; round < 4; round++) {
-                faulty_rule(&trial.f, (struct wi_fault_rule){ .kind = kind, .first = 1,
-                                                              .count = 10, .error = -EINTR });
-                faulty_rule(&trial.f, (struct wi_fault_rule){ .kind = kind, .first = 1,
-                                                              .count = 1,
-                                                              .shorten_to = 700 });
+                faulty_rule(&trial.f,
+                            (struct wi_fault_rule){
+                                .kind = kind, .first = 1, .count = 10, .error = -EINTR });
+                faulty_rule(&trial.f,
+                            (struct wi_fault_rule){
+                                .kind = kind, .first = 1, .count = 1, .shorten_to = 700 });
             }
             if (blocking)
                 do_blocking(&trial, write ? WEIR_OP_WRITEV : WEIR_OP_READV);
@@ -465,10 +469,11 @@ static void partial__says_how_far(struct env *env)
 
             trial_open(&trial, env);
             trial_fill(&trial, write ? WRITES : READS);
-            faulty_rule(&trial.f, (struct wi_fault_rule){ .kind = kind, .first = 1, .count = 1,
-                                                          .shorten_to = 2500 });
-            faulty_rule(&trial.f, (struct wi_fault_rule){ .kind = kind, .first = 1,
-                                                          .error = code });
+            faulty_rule(&trial.f,
+                        (struct wi_fault_rule){
+                            .kind = kind, .first = 1, .count = 1, .shorten_to = 2500 });
+            faulty_rule(&trial.f,
+                        (struct wi_fault_rule){ .kind = kind, .first = 1, .error = code });
             if (blocking)
                 do_blocking(&trial, write ? WEIR_OP_WRITEV : WEIR_OP_READV);
             else
@@ -494,9 +499,10 @@ static void applied__is_reported_once(struct env *env)
 
     trial_open(&trial, env);
     trial_fill(&trial, WRITES);
-    faulty_rule(&trial.f, (struct wi_fault_rule){ .kind = WI_FAULT_WRITE, .first = 1,
-                                                  .count = 1, .error = -EIO,
-                                                  .applied = true });
+    faulty_rule(
+        &trial.f,
+        (struct wi_fault_rule){
+            .kind = WI_FAULT_WRITE, .first = 1, .count = 1, .error = -EIO, .applied = true });
     do_job(&trial, WEIR_OP_WRITE);
     check_code(trial.result, -EIO);
     check_code(wi_fault_seen(trial.f.plan, WI_FAULT_WRITE), 1);
@@ -507,7 +513,9 @@ static void applied__is_reported_once(struct env *env)
  * Nothing is lost, nothing is mixed up. */
 static void mixture__transient_faults_are_invisible(struct env *env)
 {
-    enum { JOBS = 400 };
+    enum {
+        JOBS = 400
+    };
     static const struct wi_fault_rule rules[] = {
         { .kind = WI_FAULT_READ, .first = 5, .count = 40, .error = -EAGAIN },
         { .kind = WI_FAULT_READ, .first = 20, .count = 60, .shorten_to = 100 },
@@ -529,9 +537,9 @@ static void mixture__transient_faults_are_invisible(struct env *env)
 
     pattern_make_file(path, size, SEED);
     faulty_open(&f, env->backend, 16, 1024, NULL);
-    check_code(weir_file_open(f.engine, NULL, path, WEIR_OPEN_READ | WEIR_OPEN_WRITE, 0, &file,
-                              NULL),
-               0);
+    check_code(
+        weir_file_open(f.engine, NULL, path, WEIR_OPEN_READ | WEIR_OPEN_WRITE, 0, &file, NULL),
+        0);
     wi_fault_reorder(f.plan, test_seed());
     for (size_t i = 0; i < COUNT(rules); i++)
         faulty_rule(&f, rules[i]);
@@ -574,8 +582,8 @@ static void end__only_zero_is_the_end(struct env *env)
         struct iovec iov = { buf, 3 * LEN };
 
         trial_open(&trial, env);
-        faulty_rule(&trial.f, (struct wi_fault_rule){ .kind = WI_FAULT_READ, .first = 1,
-                                                      .shorten_to = 999 });
+        faulty_rule(&trial.f, (struct wi_fault_rule){
+                                  .kind = WI_FAULT_READ, .first = 1, .shorten_to = 999 });
         if (blocking) {
             trial.result = weir_file_transfer(trial.file, 0, &iov, 1, 0, &moved, NULL);
         } else {
@@ -601,8 +609,8 @@ static void corrupt__proves_the_injector(struct env *env)
         return; /* moves no bytes */
     trial_open(&trial, env);
     trial_fill(&trial, READS);
-    faulty_rule(&trial.f, (struct wi_fault_rule){ .kind = WI_FAULT_READ, .first = 1, .count = 1,
-                                                  .corrupt = true });
+    faulty_rule(&trial.f, (struct wi_fault_rule){
+                              .kind = WI_FAULT_READ, .first = 1, .count = 1, .corrupt = true });
     do_job(&trial, WEIR_OP_READ);
     check_code(trial.result, LEN);
     check(pattern_find_wrong(trial.buf, LEN, SEED, 0) >= 0);

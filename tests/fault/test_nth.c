@@ -151,8 +151,8 @@ static void use_file(const struct run *run, struct weir_queue *queue, struct wei
     weir_job_read(&probe.job, file, buf, 3000, 100, NULL, NULL);
     rc = run_job(queue, &probe, outcome);
     if (judge(run, outcome, "read", rc) &&
-        (rc != 3000 || (run->backend != WEIR_BACKEND_NULL &&
-                        pattern_find_wrong(buf, 3000, SEED, 100) >= 0)))
+        (rc != 3000 ||
+         (run->backend != WEIR_BACKEND_NULL && pattern_find_wrong(buf, 3000, SEED, 100) >= 0)))
         wrong(outcome, "read is wrong", rc);
     weir_job_readv(&probe.job, file, iov, 2, 100, NULL, NULL);
     rc = run_job(queue, &probe, outcome);
@@ -222,8 +222,9 @@ static void run_queue(const struct run *run, struct weir_engine *engine,
 
 static struct outcome do_run(const struct run *run)
 {
-    struct weir_engine_options options = { .size = sizeof(options), .backend = run->backend,
-                                           .buffer_size = 4096, .buffer_count = 8 };
+    struct weir_engine_options options = {
+        .size = sizeof(options), .backend = run->backend, .buffer_size = 4096, .buffer_count = 8
+    };
     struct weir_stats stats = { .size = sizeof(stats) };
     struct weir_engine *engine = NULL;
     struct outcome outcome = { 0 };
@@ -347,8 +348,9 @@ static void system_call__each_fails_in_turn(struct env *env)
         for (; nth < RUNS_MAX; nth++) {
             int before = lowest_descriptor();
             struct wi_engine_seams seams = { .wrap = wrap };
-            struct wi_fault_rule rule = { .kind = (enum wi_fault_kind)kind, .first = nth,
-                                          .count = 1, .error = -EDQUOT };
+            struct wi_fault_rule rule = {
+                .kind = (enum wi_fault_kind)kind, .first = nth, .count = 1, .error = -EDQUOT
+            };
             struct wi_fault_plan *plan;
             struct outcome outcome;
             uint64_t acted;

@@ -49,8 +49,8 @@ static void forbid(const long *calls, size_t count, int error)
     filter[used++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
                                                   offsetof(struct seccomp_data, nr));
     for (size_t i = 0; i < count; i++) {
-        filter[used++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K,
-                                                      (uint32_t)calls[i], 0, 1);
+        filter[used++] =
+            (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)calls[i], 0, 1);
         filter[used++] = (struct sock_filter)BPF_STMT(
             BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ((uint32_t)error & SECCOMP_RET_DATA));
     }
@@ -85,8 +85,7 @@ static void become_nobody(void)
 
 static void apply(const char *name)
 {
-    static const long all[] = { SYS_io_uring_setup, SYS_io_uring_enter,
-                                SYS_io_uring_register };
+    static const long all[] = { SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register };
 
     if (strcmp(name, "eperm") == 0)
         forbid(all, 3, EPERM);
@@ -150,7 +149,9 @@ static void child_submit(struct weir_queue *queue, struct child_job *mine)
 static void use_queue(struct weir_engine *engine, struct weir_queue *queue,
                       struct weir_file *file, bool bytes)
 {
-    enum { WINDOW = 24 };
+    enum {
+        WINDOW = 24
+    };
     struct child_job jobs[WINDOW];
     uint8_t *buffers[WINDOW];
     struct test_rng rng = { test_seed() };
@@ -329,8 +330,7 @@ static const char *get(struct said *said, const char *key)
         if (strncmp(line, key, len) == 0 && line[len] == '=') {
             size_t size = end ? (size_t)(end - line) - len - 1 : strlen(line + len + 1);
 
-            (void)snprintf(said->value, sizeof(said->value), "%.*s", (int)size,
-                           line + len + 1);
+            (void)snprintf(said->value, sizeof(said->value), "%.*s", (int)size, line + len + 1);
             return said->value;
         }
         line = end ? end + 1 : NULL;
@@ -369,10 +369,10 @@ static struct said run_child(const char *name, const char *when, const char *que
     return said;
 }
 
-#define expect(said, condition)                                                                \
-    do {                                                                                       \
-        if (!(condition))                                                                      \
-            fail_msg("not true: %s; the child said:\n%s", #condition, (said)->text);           \
+#define expect(said, condition)                                                      \
+    do {                                                                             \
+        if (!(condition))                                                            \
+            fail_msg("not true: %s; the child said:\n%s", #condition, (said)->text); \
     } while (0)
 
 static bool uring_here;

@@ -27,7 +27,14 @@
 
 #include "engine/engine.h"
 
-enum { OWNERS = 2, POSTERS = 2, SLOTS = 300, POSTER_SLOTS = 60, FILES = 3, BUFFER = 8192 };
+enum {
+    OWNERS = 2,
+    POSTERS = 2,
+    SLOTS = 300,
+    POSTER_SLOTS = 60,
+    FILES = 3,
+    BUFFER = 8192
+};
 
 enum slot_state {
     SLOT_FREE,
@@ -39,8 +46,8 @@ struct owner;
 struct slot {
     struct weir_job *job; /* made anew for each use, freed in done: sanitizers watch */
     struct storm *storm;
-    unsigned state;    /* atomic: enum slot_state */
-    uint64_t id;       /* of the last use; atomic */
+    unsigned state; /* atomic: enum slot_state */
+    uint64_t id;    /* of the last use; atomic */
     uint64_t taken_ns;
     struct iovec iov[4];
     struct weir_error error;
@@ -51,7 +58,7 @@ struct owner {
     struct storm *storm;
     struct test_rng rng;
     pthread_t thread;
-    pthread_rwlock_t lock; /* read: somebody posts; write: it opens or closes */
+    pthread_rwlock_t lock;    /* read: somebody posts; write: it opens or closes */
     struct weir_queue *queue; /* guarded by lock for others */
     struct slot slots[SLOTS];
     uint64_t budget; /* jobs still to submit in this round */
@@ -70,11 +77,11 @@ struct storm {
     struct weir_file *files[FILES];
     struct owner owners[OWNERS];
     struct poster posters[POSTERS];
-    uint64_t left;  /* atomic: jobs still to be taken in this round */
-    uint64_t taken; /* atomic, by this round */
-    uint64_t done;  /* atomic */
+    uint64_t left;           /* atomic: jobs still to be taken in this round */
+    uint64_t taken;          /* atomic, by this round */
+    uint64_t done;           /* atomic */
     unsigned owners_running; /* atomic */
-    unsigned wrong; /* atomic */
+    unsigned wrong;          /* atomic */
     char first_wrong[240];
 };
 

@@ -15,7 +15,8 @@ void faulty_open(struct faulty *faulty, uint32_t backend, uint32_t depth, uint32
                  const struct weir_engine_options *options)
 {
     struct weir_engine_options full = { .size = sizeof(full) };
-    struct weir_queue_options queue = { .size = sizeof(queue), .depth = depth,
+    struct weir_queue_options queue = { .size = sizeof(queue),
+                                        .depth = depth,
                                         .backlog = backlog };
     struct wi_engine_seams seams = { .wrap = wrap };
     struct weir_error error;

@@ -221,8 +221,8 @@ uint64_t rng_below(struct test_rng *rng, uint64_t limit)
 void *folded_map(size_t size, size_t real_size)
 {
     int fd = memfd_create("weir-test-fold", MFD_CLOEXEC);
-    uint8_t *base = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-                         0);
+    uint8_t *base =
+        mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (fd < 0 || base == MAP_FAILED || ftruncate(fd, (off_t)real_size) != 0)
         goto fail;
@@ -323,8 +323,8 @@ void test_check_code(int64_t got, int64_t want, const char *what, const char *fi
     if (got == want)
         return;
     print_error("%s is %" PRId64 " (%s), not %" PRId64 " (%s)\n", what, got,
-                   got < 0 ? weir_code_name(got) : "ok", want,
-                   want < 0 ? weir_code_name(want) : "ok");
+                got < 0 ? weir_code_name(got) : "ok", want,
+                want < 0 ? weir_code_name(want) : "ok");
     _fail(file, line);
 }
 
@@ -344,7 +344,7 @@ void test_check_pattern(const void *buf, size_t len, uint64_t seed, uint64_t off
     if (wrong < 0)
         return;
     print_error("byte %" PRId64 " of %zu is 0x%02x, not 0x%02x\n", wrong, len,
-                   ((const uint8_t *)buf)[wrong], pattern_byte(seed, offset + (uint64_t)wrong));
+                ((const uint8_t *)buf)[wrong], pattern_byte(seed, offset + (uint64_t)wrong));
     _fail(file, line);
 }
 
@@ -428,8 +428,7 @@ struct case_run {
 static void run_one(void **state)
 {
     const struct case_run *run = *state;
-    struct env env = { .backend = run->backend,
-                       .backend_name = backend_name_of(run->backend) };
+    struct env env = { .backend = run->backend, .backend_name = backend_name_of(run->backend) };
     struct weir_engine_options options = { .size = sizeof(options), .backend = run->backend };
     struct weir_error error;
     struct weir_stats stats = { .size = sizeof(stats) };

@@ -42,11 +42,11 @@
 #define TEST_TSAN 0
 #endif
 
-#define KIB       ((size_t)1024)
-#define MIB       ((size_t)1024 * 1024)
-#define GIB       ((uint64_t)1024 * 1024 * 1024)
-#define TEST_MS   UINT64_C(1000000)
-#define TEST_LONG (UINT64_C(120) * 1000 * TEST_MS) /* "for ever", as far as a test waits */
+#define KIB          ((size_t)1024)
+#define MIB          ((size_t)1024 * 1024)
+#define GIB          ((uint64_t)1024 * 1024 * 1024)
+#define TEST_MS      UINT64_C(1000000)
+#define TEST_LONG    (UINT64_C(120) * 1000 * TEST_MS) /* "for ever", as far as a test waits */
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* --- places -------------------------------------------------------------- */
@@ -126,8 +126,7 @@ void probes_wait(struct weir_queue *queue, struct probe *probes, size_t count);
     test_check_code((int64_t)(got), (int64_t)(want), #got, __FILE__, __LINE__)
 #define check_pattern(buf, len, seed, offset) \
     test_check_pattern((buf), (len), (seed), (offset), __FILE__, __LINE__)
-#define check(condition) \
-    test_check((condition) ? 1 : 0, #condition, __FILE__, __LINE__)
+#define check(condition) test_check((condition) ? 1 : 0, #condition, __FILE__, __LINE__)
 void test_check_code(int64_t got, int64_t want, const char *what, const char *file, int line);
 void test_check_pattern(const void *buf, size_t len, uint64_t seed, uint64_t offset,
                         const char *file, int line);
@@ -154,7 +153,10 @@ struct test_case {
     void (*run)(struct env *env);
     uint32_t flags;
 };
-#define CASE(function, flags) { #function, function, (flags) }
+#define CASE(function, flags)        \
+    {                                \
+#function, function, (flags) \
+    }
 
 /*
  * Run every case for every backend, each with an engine and a queue of its own, closed
@@ -174,8 +176,8 @@ void watchdog_stop(void);
 /* --- children ------------------------------------------------------------------------------ */
 
 struct child_result {
-    int status;  /* of waitpid(2) */
-    char *text;  /* what it wrote to both outputs; free() it */
+    int status; /* of waitpid(2) */
+    char *text; /* what it wrote to both outputs; free() it */
 };
 /* Run this program again with these arguments (NULL at the end) and catch what it says. */
 struct child_result child_run(const char *const *arguments);
