@@ -57,8 +57,8 @@ int main(int argc, char **argv)
     struct io_uring_params params = { .flags = IORING_SETUP_SINGLE_ISSUER |
                                                IORING_SETUP_DEFER_TASKRUN };
     struct io_uring ring;
-    struct iovec *iov;
-    struct slot *slots;
+    static struct iovec *iov; /* static: the kernel's until the process ends */
+    static struct slot *slots;
     int rc;
 
     peer_begin(&peer, "uring_loop", argc, argv);

@@ -7,6 +7,7 @@
  * defaults that suit it; every option overrides one. What is measured, and how, is at the
  * head of bench_load.c; whose file may be written, at that of bench_scratch.c.
  */
+#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <stdarg.h>
@@ -118,8 +119,7 @@ static bool parse_number(const char *text, uint64_t min, uint64_t max, uint64_t 
     if (errno != 0)
         return false;
     if (*end != '\0') {
-        char unit = *end >= 'a' ? (char)(*end - 'a' + 'A') : *end;
-        const char *found = strchr(units, unit);
+        const char *found = strchr(units, toupper((unsigned char)*end));
         uint32_t shift;
 
         if (found == NULL)
@@ -534,9 +534,13 @@ int cli_bench(int argc, char **argv)
     sigaction(SIGINT, &action, &old_action);
     status = 0;
     for (int i = optind; i < argc && !bench_interrupted && status != 2; i++) {
+        const struct bench_case *which = find_case(argv[i]);
         struct bench_plan plan;
-        int rc = make_plan(find_case(argv[i]), &arguments, &plan);
+        int rc;
 
+        if (which == NULL) /* looked at above */
+            continue;
+        rc = make_plan(which, &arguments, &plan);
         if (rc < 0)
             rc = run_case(&plan, i == optind);
         if (rc > status)

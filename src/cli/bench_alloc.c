@@ -13,6 +13,7 @@
  *           and on C libraries without glibc's names: nothing is defined and nothing counted.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -34,19 +35,14 @@ static atomic_bool counting;
 static atomic_uint_fast64_t count;
 
 /* glibc's own names for its allocator, there for this use. */
+/* NOLINTBEGIN(bugprone-reserved-identifier) */
 extern void *__libc_malloc(size_t size);
 extern void *__libc_calloc(size_t number, size_t size);
 extern void *__libc_realloc(void *memory, size_t size);
 extern void *__libc_memalign(size_t alignment, size_t size);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 #define EXPORTED __attribute__((visibility("default")))
-
-EXPORTED void *malloc(size_t size);
-EXPORTED void *calloc(size_t number, size_t size);
-EXPORTED void *realloc(void *memory, size_t size);
-EXPORTED void *memalign(size_t alignment, size_t size);
-EXPORTED void *aligned_alloc(size_t alignment, size_t size);
-EXPORTED int posix_memalign(void **ret_memory, size_t alignment, size_t size);
 
 static void note(void)
 {
@@ -54,37 +50,37 @@ static void note(void)
         atomic_fetch_add_explicit(&count, 1, memory_order_relaxed);
 }
 
-void *malloc(size_t size)
+EXPORTED void *malloc(size_t size)
 {
     note();
     return __libc_malloc(size);
 }
 
-void *calloc(size_t number, size_t size)
+EXPORTED void *calloc(size_t number, size_t size)
 {
     note();
     return __libc_calloc(number, size);
 }
 
-void *realloc(void *memory, size_t size)
+EXPORTED void *realloc(void *memory, size_t size)
 {
     note();
     return __libc_realloc(memory, size);
 }
 
-void *memalign(size_t alignment, size_t size)
+EXPORTED void *memalign(size_t alignment, size_t size)
 {
     note();
     return __libc_memalign(alignment, size);
 }
 
-void *aligned_alloc(size_t alignment, size_t size)
+EXPORTED void *aligned_alloc(size_t alignment, size_t size)
 {
     note();
     return __libc_memalign(alignment, size);
 }
 
-int posix_memalign(void **ret_memory, size_t alignment, size_t size)
+EXPORTED int posix_memalign(void **ret_memory, size_t alignment, size_t size)
 {
     void *memory;
 

@@ -251,7 +251,7 @@ static int setup_worker(struct worker *worker)
 
         slot->pooled = buf != NULL;
         if (buf == NULL)
-            buf = aligned_alloc(4096, (plan->block_bytes + 4095u) / 4096u * 4096u);
+            buf = aligned_alloc(4096, ((size_t)plan->block_bytes + 4095u) / 4096u * 4096u);
         if (buf == NULL)
             return -ENOMEM;
         slot->worker = worker;
@@ -460,7 +460,7 @@ static int run_workers(struct load *load, struct bench_result *result)
 static int open_engine(const struct bench_plan *plan, struct load *load,
                        struct bench_result *result)
 {
-    uint64_t rounded = (plan->block_bytes + 4095u) / 4096u * 4096u;
+    uint64_t rounded = ((uint64_t)plan->block_bytes + 4095u) / 4096u * 4096u;
     uint64_t count = (uint64_t)plan->threads * (plan->blocking ? 1 : plan->depth);
     struct weir_engine_options options = { .size = sizeof(options), .backend = plan->backend };
     struct weir_engine_info info = { .size = sizeof(info) };

@@ -206,7 +206,7 @@ static int64_t resident_bytes(int fd, uint64_t size)
 {
     const uint64_t window = UINT64_C(256) << 20;
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    unsigned char *pages = malloc((size_t)(window / page));
+    unsigned char *pages = calloc((size_t)(window / page), 1);
     uint64_t resident = 0;
 
     if (pages == NULL)
