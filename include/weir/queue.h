@@ -83,7 +83,8 @@ WEIR_API int weir_queue_run(struct weir_queue *queue);
 /*
  * Take turns until at least `min_done` jobs were done, nothing is left, or `timeout_ns` has
  * passed. `min_done` 0 means: about a quarter of what is in flight, which is the best rate
- * for a loop at depth. What the last `done` calls staged is handed over by the next turn,
+ * for a loop at depth; a queue whose depth is exhausted waits for that many in any case, up
+ * to 16, unless the time runs out. What the last `done` calls staged is handed over by the next turn,
  * in the same system call that waits for it; use weir_queue_run() before doing long work
  * elsewhere. With nothing taken it waits for posts; but with WEIR_FOREVER it then returns 0
  * at once, so that a loop that drains a queue ends. Returns how many `done` were called (0

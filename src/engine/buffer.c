@@ -3,15 +3,47 @@
  * buffer.c - the engine's pool of aligned buffers
  *
  * One mapping, cut into equal buffers, populated at open so that no I/O pays for first
- * touches, and registered with each ring as one region. Free buffers are a lock-free stack
- * of indices, last in first out, so that warm memory is used again first.
+ * touches, and registered with each ring as one region. What fills whole huge pages asks for
+ * them: a large direct read then pins and maps one page instead of 256 (measured at 1 MiB:
+ * a third of the processor time). Free buffers are a lock-free stack of indices, last in
+ * first out, so that warm memory is used again first.
  */
 #include "engine_internal.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
 #define REGION_MAX (1u << 30) /* what io_uring registers as one buffer */
+#define HUGE_PAGE  ((size_t)2 << 20)
+
+/* Map `bytes`, aligned for huge pages if there is room for one, every page touched. */
+static unsigned char *map_region(size_t bytes)
+{
+    size_t slack = bytes >= HUGE_PAGE ? HUGE_PAGE : 0;
+    unsigned char *mapping = mmap(NULL, bytes + slack, PROT_READ | PROT_WRITE,
+                                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    size_t before;
+
+    if (mapping == MAP_FAILED)
+        return NULL;
+    if (slack > 0) {
+        before = (size_t)(-(uintptr_t)mapping) & (HUGE_PAGE - 1);
+        if (before > 0)
+            munmap(mapping, before);
+        if (slack > before)
+            munmap(mapping + before + bytes, slack - before);
+        mapping += before;
+        /* Whole ones only: a page counts against the locked-memory limit as a whole. */
+        (void)madvise(mapping, bytes & ~(HUGE_PAGE - 1), MADV_HUGEPAGE);
+    }
+    if (madvise(mapping, bytes, MADV_POPULATE_WRITE) != 0)
+        memset(mapping, 0, bytes);
+    return mapping;
+}
 
 static uint64_t head_of(uint32_t index_plus_1, uint64_t old)
 {
@@ -31,10 +63,8 @@ int wi_buffers_init(struct buffer_pool *buffers, size_t buffer_size, uint32_t co
     if (!buffers->next)
         return -ENOMEM;
     buffers->bytes = buffer_size * count;
-    buffers->base = mmap(NULL, buffers->bytes, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    if (buffers->base == MAP_FAILED) {
-        buffers->base = NULL;
+    buffers->base = map_region(buffers->bytes);
+    if (!buffers->base) {
         free(buffers->next);
         buffers->next = NULL;
         return -ENOMEM;
