@@ -381,7 +381,7 @@ static int tell(struct run *run, struct weir_engine *engine, int rc,
     }
     if (!arguments->quiet)
         summary_text(result, &stats, &info, arguments);
-    fflush(stdout);
+    (void)fflush(stdout);
     tell_errors(run);
     if (status == CLI_INTERRUPTED)
         cli_say(VERB, "interrupted; what is complete stays, temporaries were removed");

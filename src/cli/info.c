@@ -61,7 +61,7 @@ static bool find_line(const char *path, const char *key, char *buf, size_t size)
         snprintf(buf, size, "%s", line + key_len);
         found = true;
     }
-    fclose(from);
+    (void)fclose(from);
     return found;
 }
 

@@ -171,7 +171,7 @@ void cli_json_string(FILE *to, const char *text)
             fprintf(to, "\\u%04x", len == 2 ? (unsigned)from[1] : (unsigned)from[0]);
             from += len;
         } else {
-            fwrite(from, 1, len, to);
+            (void)fwrite(from, 1, len, to);
             from += len;
         }
     }

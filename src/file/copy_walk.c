@@ -24,7 +24,7 @@
 #include "copy_internal.h"
 
 #define TASKS_MAX 1024u
-#define BATCH_MIN 8u /* files worth giving away */
+#define BATCH_MIN ((size_t)8) /* files worth giving away */
 /* No entry of a listing is shorter than 24 bytes. */
 #define ENTRIES_MAX     (COPY_LIST_SIZE / 24)
 #define SOURCES_AT_ONCE 64u
