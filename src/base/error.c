@@ -156,7 +156,7 @@ static const struct code_entry errno_codes[] = {
 };
 
 /* Indexed by the distance to WEIR_ECODE_FIRST. */
-#define OWN(code, text) [code - WEIR_ECODE_FIRST] = { #code, text }
+#define OWN(code, text) [(code)-WEIR_ECODE_FIRST] = { #code, text }
 
 static const struct code_entry own_codes[] = {
     OWN(WEIR_ECORRUPT, "stored data are damaged: their checksum does not match"),

@@ -8,17 +8,12 @@
  * per thread, so the check itself needs no lock.
  *
  * Errors of pthread calls: all that are possible here are our own mistakes (a lock that is
- * not initialised, not held, held twice), so they are asserted and not returned.
+ * not initialised, not held, held twice), so they are asserted and not returned. Clang's
+ * analysis ends here, as it knows nothing of pthread's locks: WI_NO_ANALYSIS.
  */
 #include <time.h>
 
 #include "lock.h"
-
-#if defined(__clang__)
-#define NO_ANALYSIS __attribute__((no_thread_safety_analysis)) /* it ends at pthread's border */
-#else
-#define NO_ANALYSIS
-#endif
 
 #ifdef WEIR_DEBUG
 
@@ -101,7 +96,7 @@ void wi_mutex_fini(struct wi_mutex *mutex)
     WEIR_ASSERT(rc == 0);
 }
 
-NO_ANALYSIS void wi_mutex_lock(struct wi_mutex *mutex)
+WI_NO_ANALYSIS void wi_mutex_lock(struct wi_mutex *mutex)
 {
     int rc;
 
@@ -111,7 +106,7 @@ NO_ANALYSIS void wi_mutex_lock(struct wi_mutex *mutex)
     note_locked(mutex);
 }
 
-NO_ANALYSIS void wi_mutex_unlock(struct wi_mutex *mutex)
+WI_NO_ANALYSIS void wi_mutex_unlock(struct wi_mutex *mutex)
 {
     int rc;
 
@@ -140,7 +135,7 @@ void wi_cond_fini(struct wi_cond *cond)
     WEIR_ASSERT(rc == 0);
 }
 
-NO_ANALYSIS void wi_cond_wait(struct wi_cond *cond, struct wi_mutex *mutex)
+WI_NO_ANALYSIS void wi_cond_wait(struct wi_cond *cond, struct wi_mutex *mutex)
 {
     int rc;
 
@@ -149,8 +144,8 @@ NO_ANALYSIS void wi_cond_wait(struct wi_cond *cond, struct wi_mutex *mutex)
     WEIR_ASSERT(rc == 0);
 }
 
-NO_ANALYSIS bool wi_cond_wait_for(struct wi_cond *cond, struct wi_mutex *mutex,
-                                  uint64_t timeout_ns)
+WI_NO_ANALYSIS bool wi_cond_wait_for(struct wi_cond *cond, struct wi_mutex *mutex,
+                                     uint64_t timeout_ns)
 {
     struct timespec until;
     uint64_t until_ns;

@@ -18,11 +18,13 @@
 #define WI_REQUIRES(lock)   __attribute__((requires_capability(lock)))
 #define WI_ACQUIRES(lock)   __attribute__((acquire_capability(lock)))
 #define WI_RELEASES(lock)   __attribute__((release_capability(lock)))
+#define WI_NO_ANALYSIS      __attribute__((no_thread_safety_analysis)) /* say why */
 #else
 #define WI_CAPABILITY(name)
 #define WI_REQUIRES(lock)
 #define WI_ACQUIRES(lock)
 #define WI_RELEASES(lock)
+#define WI_NO_ANALYSIS
 #endif
 
 struct WI_CAPABILITY("mutex") wi_mutex {

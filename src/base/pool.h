@@ -47,7 +47,7 @@ void wi_pool_destroy(struct wi_pool *pool);
 /*
  * Queue a chain of tasks, linked by `next`, in order. Always takes them: the memory is the
  * tasks' own, bounded by whoever owns them. If not one thread of the lane can be started,
- * they run on the calling thread before it returns.
+ * they run on the calling thread before it returns; so hold no lock that a task may want.
  * Thread: any, pool threads too. Blocks: on lock, briefly.
  */
 void wi_pool_submit(struct wi_pool *pool, enum wi_lane lane, struct wi_task *first,

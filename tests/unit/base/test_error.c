@@ -16,18 +16,15 @@ static void check_line(const struct weir_error *error, const char *want)
 /* Every errno of this kernel's headers has a name and a text, either sign; nothing else has. */
 static void code__all_have_names(void **state)
 {
-    static const int gaps[] = { 41, 58 }; /* numbers that Linux does not use */
-    int unknown = 0;
-
     (void)state;
     for (int code = 1; code <= EHWPOISON; code++) {
-        if (weir_code_name(code)[0] != 'E' || weir_code_name(code)[1] == '?')
-            assert_int_equal(code, gaps[unknown++]);
-        else
-            assert_true(strlen(weir_code_text(code)) > 3);
+        bool unused = code == 41 || code == 58; /* Linux has no such numbers */
+
+        assert_int_equal(strcmp(weir_code_name(code), "E?") == 0, unused);
+        assert_int_equal(weir_code_name(code)[0], 'E');
+        assert_true(strlen(weir_code_text(code)) > 3);
         assert_ptr_equal(weir_code_name(code), weir_code_name(-code));
     }
-    assert_int_equal(unknown, 2);
     assert_string_equal(weir_code_name(-EIO), "EIO");
     assert_string_equal(weir_code_name(EAGAIN), "EAGAIN");
     assert_string_equal(weir_code_name(-ENOTSUP), "EOPNOTSUPP");

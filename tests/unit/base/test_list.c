@@ -9,7 +9,8 @@ struct number {
 
 static int value_of(struct wi_list *node)
 {
-    return WI_CONTAINER_OF(node, struct number, node)->value;
+    assert_non_null(node);
+    return node ? WI_CONTAINER_OF(node, struct number, node)->value : -1;
 }
 
 static void check_values(struct wi_list *head, const int *values, size_t count)
@@ -19,7 +20,8 @@ static void check_values(struct wi_list *head, const int *values, size_t count)
 
     list_for_each(node, head) {
         assert_true(i < count);
-        assert_int_equal(value_of(node), values[i++]);
+        assert_int_equal(value_of(node), i < count ? values[i] : -1);
+        i++;
         assert_ptr_equal(node->next->prev, node);
     }
     assert_int_equal(i, count);

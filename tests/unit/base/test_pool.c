@@ -22,6 +22,7 @@
 static _Atomic int creations_left = ANY_NUMBER;
 static _Atomic int creations_tried;
 
+/* NOLINTBEGIN(bugprone-reserved-identifier): the linker's --wrap makes these names. */
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *),
                           void *arg);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *),
@@ -35,6 +36,7 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(
         return EAGAIN;
     return __real_pthread_create(thread, attr, run, arg);
 }
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 /* --- tasks ----------------------------------------------------------------------------------- */
 
