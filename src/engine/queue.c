@@ -247,6 +247,8 @@ static void take_posted(struct weir_queue *queue)
     if (!wi_inbox_empty(&queue->inbox)) {
         struct wi_inbox_node *node = wi_inbox_take(&queue->inbox);
 
+        /* Anew: a post may be younger than this turn, and its time limit counts from here. */
+        queue->now_ns = wi_os_now(queue->os);
         if (queue->pending_last)
             queue->pending_last->next = node;
         else
