@@ -57,7 +57,6 @@ struct slot {
 struct owner {
     struct storm *storm;
     struct test_rng rng;
-    pthread_t thread;
     pthread_rwlock_t lock;    /* read: somebody posts; write: it opens or closes */
     struct weir_queue *queue; /* guarded by lock for others */
     struct slot slots[SLOTS];
@@ -68,7 +67,6 @@ struct owner {
 struct poster {
     struct storm *storm;
     struct test_rng rng;
-    pthread_t thread;
     struct slot slots[POSTER_SLOTS];
 };
 
@@ -317,20 +315,14 @@ static bool is_right(const struct weir_job *job, const struct slot *slot)
     return result == 0;
 }
 
-static struct owner *this_owner(struct storm *storm)
-{
-    for (size_t i = 0; i < OWNERS; i++) {
-        if (pthread_equal(storm->owners[i].thread, pthread_self()) != 0)
-            return &storm->owners[i];
-    }
-    return NULL;
-}
+/* The owner whose thread this is; NULL on posters' and the pool's. */
+static __thread struct owner *this_owner;
 
 static void on_done(struct weir_job *job)
 {
     struct slot *slot = job->arg;
     struct storm *storm = slot->storm;
-    struct owner *owner = this_owner(storm);
+    struct owner *owner = this_owner;
     uint64_t dice;
 
     count(&storm->done);
@@ -467,7 +459,7 @@ static void *own(void *arg)
     struct storm *storm = owner->storm;
     struct test_rng *rng = &owner->rng;
 
-    __atomic_store_n(&owner->thread, pthread_self(), __ATOMIC_SEQ_CST);
+    this_owner = owner;
     while (__atomic_load_n(&storm->left, __ATOMIC_RELAXED) > 0) {
         uint64_t turns = 50 + rng_below(rng, 400);
 
