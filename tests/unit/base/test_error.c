@@ -184,18 +184,23 @@ static void error_set__clears(void **state)
 /* Of a long name the end is kept, cut between characters; a long text keeps its beginning. */
 static void error_set__cuts(void **state)
 {
+    static const char *const ends[] = { "/end", "//end", "///end" }; /* every way to cut */
     struct weir_error error;
     char path[1024];
 
     (void)state;
-    for (size_t i = 0; i + 1 < sizeof(path); i += 3)
-        memcpy(path + i, "\xe2\x82\xac", 3);
-    memcpy(path + sizeof(path) - 5, "/end", 5);
-    wi_error_set(&error, -EIO, 0, path, "%0500d", 7);
-    assert_true(strlen(error.path) >= sizeof(error.path) - 4);
-    assert_string_equal(error.path + strlen(error.path) - 4, "/end");
-    assert_memory_equal(error.path, "\xe2\x82\xac", 3);
-    assert_int_equal(strlen(error.text), sizeof(error.text) - 1);
+    for (size_t e = 0; e < WI_ARRAY_LEN(ends); e++) {
+        size_t len = 0;
+
+        for (; len < 900; len += 3)
+            memcpy(path + len, "\xe2\x82\xac", 3);
+        memcpy(path + len, ends[e], strlen(ends[e]) + 1);
+        wi_error_set(&error, -EIO, 0, path, "%0500d", 7);
+        assert_true(strlen(error.path) >= sizeof(error.path) - 4);
+        assert_string_equal(error.path, path + strlen(path) - strlen(error.path));
+        assert_memory_equal(error.path, "\xe2\x82\xac", 3);
+        assert_int_equal(strlen(error.text), sizeof(error.text) - 1);
+    }
 
     path[sizeof(error.path) - 1] = '\0'; /* just fits */
     wi_error_set(&error, -EIO, 0, path, NULL);
