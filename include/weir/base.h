@@ -56,15 +56,15 @@ WEIR_API const char *weir_code_text(int64_t code);
  * the call or job that was given it.
  */
 struct weir_error {
-    int32_t code;     /* negative; 0 while nothing failed */
-    uint32_t op;      /* enum weir_op that failed; 0 if it was none */
-    uint64_t job_id;  /* the job's id; 0 for a blocking call */
-    uint64_t offset;  /* where in the file, if `has_offset` */
-    uint64_t length;  /* bytes asked for */
+    int32_t code;    /* negative; 0 while nothing failed */
+    uint32_t op;     /* enum weir_op that failed; 0 if it was none */
+    uint64_t job_id; /* the job's id; 0 for a blocking call */
+    uint64_t offset; /* where in the file, if `has_offset` */
+    uint64_t length; /* bytes asked for */
     uint32_t has_offset;
     uint32_t reserved;
-    char path[256];   /* the file's name, its end if it is longer; may be empty */
-    char text[216];   /* the reason and, if we know one, the cure */
+    char path[256]; /* the file's name, its end if it is longer; may be empty */
+    char text[216]; /* the reason and, if we know one, the cure */
 };
 
 /*

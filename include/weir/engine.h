@@ -41,17 +41,17 @@ enum weir_lane {
 };
 
 struct weir_engine_options {
-    size_t size;            /* sizeof(struct weir_engine_options), as the caller knows it */
-    uint32_t backend;       /* WEIR_BACKEND_*; the environment's WEIR_BACKEND goes first */
-    uint32_t io_threads;    /* at most in the io lane; 0 means 4 a processor, 2 to 16 */
-    uint32_t files_threads; /* at most in the files lane; 0 means 2 a processor, 2 to 8 */
-    uint32_t cpu_threads;   /* at most in the cpu lane; 0 means one a processor */
+    size_t size;              /* sizeof(struct weir_engine_options), as the caller knows it */
+    uint32_t backend;         /* WEIR_BACKEND_*; the environment's WEIR_BACKEND goes first */
+    uint32_t io_threads;      /* at most in the io lane; 0 means 4 a processor, 2 to 16 */
+    uint32_t files_threads;   /* at most in the files lane; 0 means 2 a processor, 2 to 8 */
+    uint32_t cpu_threads;     /* at most in the cpu lane; 0 means one a processor */
     const uint32_t *pin_cpus; /* processors that pool threads are pinned to, in turn; borrowed
                                  until open returns; NULL pins none */
     size_t pin_cpus_count;
-    size_t buffer_size;     /* bytes of one pool buffer, a multiple of 4096; 0: 64 KiB */
-    uint32_t buffer_count;  /* how many; 0 means no pool */
-    weir_log_fn log;        /* NULL: nothing is logged */
+    size_t buffer_size;    /* bytes of one pool buffer, a multiple of 4096; 0: 64 KiB */
+    uint32_t buffer_count; /* how many; 0 means no pool */
+    weir_log_fn log;       /* NULL: nothing is logged */
     void *log_arg;
 };
 
@@ -76,15 +76,15 @@ WEIR_API int weir_engine_close(struct weir_engine *engine);
 
 /* What the engine runs on, and why. All strings: inside, valid until the engine is closed. */
 struct weir_engine_info {
-    size_t size;          /* sizeof(struct weir_engine_info), set by the caller */
-    uint32_t backend;     /* the one that runs: WEIR_BACKEND_* */
-    uint32_t ring_flags;  /* WEIR_RING_* that the kernel granted; 0 unless uring */
+    size_t size;              /* sizeof(struct weir_engine_info), set by the caller */
+    uint32_t backend;         /* the one that runs: WEIR_BACKEND_* */
+    uint32_t ring_flags;      /* WEIR_RING_* that the kernel granted; 0 unless uring */
     const char *backend_name; /* "uring", "threads", "null" */
-    const char *why;      /* why this one: "io_uring works", "io_uring_setup: EPERM: ..." */
-    const char *cure;     /* what to do to get the better one; "" if it runs */
-    uint32_t cpus;        /* processors we may use: affinity mask and cgroup quota */
-    uint32_t registered_buffers; /* 1 if the pool's buffers fit the locked-memory limit */
-    uint64_t buffer_bytes;       /* size of the buffer pool */
+    const char *why;          /* why this one: "io_uring works", "io_uring_setup: EPERM: ..." */
+    const char *cure;         /* what to do to get the better one; "" if it runs */
+    uint32_t cpus;            /* processors we may use: affinity mask and cgroup quota */
+    uint32_t registered_buffers;       /* 1 if the pool's buffers fit the locked-memory limit */
+    uint64_t buffer_bytes;             /* size of the buffer pool */
     uint32_t lane_threads[WEIR_LANES]; /* how many each lane may grow to */
     uint32_t reserved;
 };

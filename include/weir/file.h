@@ -97,8 +97,8 @@ WEIR_API int64_t weir_file_write(struct weir_file *file, const void *buf, size_t
 /* The full form of both: vectored, with an error record and the bytes moved also on failure.
  * `write` is 0 or 1; `iov` is borrowed until the call returns; both last may be NULL. */
 WEIR_API int64_t weir_file_transfer(struct weir_file *file, int write, const struct iovec *iov,
-                                    size_t iov_count, uint64_t offset, uint64_t *ret_transferred,
-                                    struct weir_error *error);
+                                    size_t iov_count, uint64_t offset,
+                                    uint64_t *ret_transferred, struct weir_error *error);
 
 /* How to sync. */
 enum weir_sync_flag {

@@ -42,30 +42,30 @@ typedef int64_t (*weir_call_fn)(void *context);
 /* What a job does. The fields it reads are named behind it. */
 enum weir_op {
     WEIR_OP_NONE = 0,
-    WEIR_OP_READ = 1,       /* file, buf, len, offset */
-    WEIR_OP_WRITE = 2,      /* file, buf, len, offset */
-    WEIR_OP_READV = 3,      /* file, buf: const struct iovec *, len: their number, offset */
-    WEIR_OP_WRITEV = 4,     /* as READV */
-    WEIR_OP_FSYNC = 5,      /* file */
-    WEIR_OP_FDATASYNC = 6,  /* file */
-    WEIR_OP_OPEN = 7,       /* file: directory or NULL, path, mode, flags: WEIR_OPEN_*,
+    WEIR_OP_READ = 1,      /* file, buf, len, offset */
+    WEIR_OP_WRITE = 2,     /* file, buf, len, offset */
+    WEIR_OP_READV = 3,     /* file, buf: const struct iovec *, len: their number, offset */
+    WEIR_OP_WRITEV = 4,    /* as READV */
+    WEIR_OP_FSYNC = 5,     /* file */
+    WEIR_OP_FDATASYNC = 6, /* file */
+    WEIR_OP_OPEN = 7,      /* file: directory or NULL, path, mode, flags: WEIR_OPEN_*,
                                buf: struct weir_file ** that receives the file */
-    WEIR_OP_CLOSE = 8,      /* file */
-    WEIR_OP_STAT = 9,       /* file, or path from directory `file`; buf: struct weir_stat * */
-    WEIR_OP_TRUNCATE = 10,  /* file, offset: the new size */
-    WEIR_OP_ALLOCATE = 11,  /* file, offset, len */
-    WEIR_OP_MKDIR = 12,     /* file: directory or NULL, path, mode */
-    WEIR_OP_UNLINK = 13,    /* file, path */
-    WEIR_OP_RMDIR = 14,     /* file, path */
-    WEIR_OP_RENAME = 15,    /* file, path, path2; both from the same directory */
-    WEIR_OP_LINK = 16,      /* file, path, path2 */
-    WEIR_OP_SYMLINK = 17,   /* file, path: the target, path2: the link */
-    WEIR_OP_READLINK = 18,  /* file, path, buf, len; result is the target's length */
-    WEIR_OP_LIST = 19,      /* file: an open directory; buf, len: filled with
+    WEIR_OP_CLOSE = 8,     /* file */
+    WEIR_OP_STAT = 9,      /* file, or path from directory `file`; buf: struct weir_stat * */
+    WEIR_OP_TRUNCATE = 10, /* file, offset: the new size */
+    WEIR_OP_ALLOCATE = 11, /* file, offset, len */
+    WEIR_OP_MKDIR = 12,    /* file: directory or NULL, path, mode */
+    WEIR_OP_UNLINK = 13,   /* file, path */
+    WEIR_OP_RMDIR = 14,    /* file, path */
+    WEIR_OP_RENAME = 15,   /* file, path, path2; both from the same directory */
+    WEIR_OP_LINK = 16,     /* file, path, path2 */
+    WEIR_OP_SYMLINK = 17,  /* file, path: the target, path2: the link */
+    WEIR_OP_READLINK = 18, /* file, path, buf, len; result is the target's length */
+    WEIR_OP_LIST = 19,     /* file: an open directory; buf, len: filled with
                                struct weir_dirent; result is the bytes used, 0 at the end */
-    WEIR_OP_CALL = 20,      /* lane, call, buf: its context */
-    WEIR_OP_NOP = 21,       /* nothing; with timeout_ns it is a timer, done with 0 */
-    WEIR_OP_CANCEL = 22,    /* offset: the id of the job to cancel; for posting */
+    WEIR_OP_CALL = 20,     /* lane, call, buf: its context */
+    WEIR_OP_NOP = 21,      /* nothing; with timeout_ns it is a timer, done with 0 */
+    WEIR_OP_CANCEL = 22,   /* offset: the id of the job to cancel; for posting */
     WEIR_OPS = 23
 };
 
@@ -83,7 +83,8 @@ enum weir_job_flag {
     /* On FSYNC, FDATASYNC: starts after the writes of this file that were submitted to this
      * queue before it. Without it a sync covers only writes that were already done. */
     WEIR_JOB_BARRIER = 1u << 0,
-    /* On READ, READV: starts after overlapping writes that were submitted before it. */
+    /* On READ, READV: starts after overlapping writes that were submitted before it. A write
+     * that is submitted after it does not wait for it. */
     WEIR_JOB_AFTER_WRITES = 1u << 1,
     WEIR_JOB_KEEP_SIZE = 1u << 2, /* on ALLOCATE: the file's size stays */
     WEIR_JOB_EXCHANGE = 1u << 3,  /* on RENAME: the two swap names */
@@ -93,12 +94,12 @@ enum weir_job_flag {
 
 struct weir_job {
     /* Set by the caller, or by the functions below. Not changed by the library. */
-    uint16_t op;         /* enum weir_op */
-    uint8_t io_class;    /* enum weir_class */
-    uint8_t lane;        /* enum weir_lane, for CALL */
-    uint32_t flags;      /* WEIR_JOB_*; for OPEN instead WEIR_OPEN_* */
-    uint32_t sequence;   /* order inside a class, lower first; kept, not yet acted on */
-    uint32_t mode;       /* permission bits for OPEN and MKDIR */
+    uint16_t op;       /* enum weir_op */
+    uint8_t io_class;  /* enum weir_class */
+    uint8_t lane;      /* enum weir_lane, for CALL */
+    uint32_t flags;    /* WEIR_JOB_*; for OPEN instead WEIR_OPEN_* */
+    uint32_t sequence; /* order inside a class, lower first; kept, not yet acted on */
+    uint32_t mode;     /* permission bits for OPEN and MKDIR */
     struct weir_file *file;
     void *buf;
     size_t len;
@@ -108,7 +109,7 @@ struct weir_job {
     weir_call_fn call;
     uint64_t timeout_ns; /* from submit; 0 means none */
     weir_done_fn done;
-    void *arg;           /* the caller's */
+    void *arg;                /* the caller's */
     struct weir_error *error; /* may be NULL */
 
     /* Set by the library. */
@@ -123,7 +124,7 @@ struct weir_job {
 struct weir_dirent {
     uint64_t inode;
     uint16_t entry_size;
-    uint8_t type;  /* DT_* of <dirent.h>; 0 where the file system does not say */
+    uint8_t type; /* DT_* of <dirent.h>; 0 where the file system does not say */
     uint8_t reserved[5];
     char name[1]; /* longer than it looks, ends with NUL */
 };

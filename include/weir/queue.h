@@ -41,7 +41,8 @@ struct weir_queue_options {
  * Thread: any. Blocks: never. Allocates: all that the queue will ever need, but for the first
  * use of a file or of an operation.
  */
-WEIR_API int weir_queue_open(struct weir_engine *engine, const struct weir_queue_options *options,
+WEIR_API int weir_queue_open(struct weir_engine *engine,
+                             const struct weir_queue_options *options,
                              struct weir_queue **ret_queue);
 
 /*
@@ -133,7 +134,7 @@ struct weir_inflight {
     uint64_t offset;
     uint64_t length;
     uint32_t op;
-    uint32_t state;  /* WEIR_STATE_* */
+    uint32_t state; /* WEIR_STATE_* */
 };
 enum weir_job_state {
     WEIR_STATE_NONE = 0,

@@ -37,36 +37,36 @@ enum weir_stats_group {
 };
 
 struct weir_stats_op {
-    uint64_t done;      /* jobs whose `done` ran, and blocking calls that returned */
-    uint64_t blocking;  /* the blocking calls among them */
-    uint64_t failed;    /* with a negative result; the next two are among them */
+    uint64_t done;     /* jobs whose `done` ran, and blocking calls that returned */
+    uint64_t blocking; /* the blocking calls among them */
+    uint64_t failed;   /* with a negative result; the next two are among them */
     uint64_t cancelled;
     uint64_t expired;
-    uint64_t bytes;     /* moved */
+    uint64_t bytes;             /* moved */
     struct weir_latency wait;   /* jobs: submit to start */
     struct weir_latency device; /* jobs: start to completion; blocking: one in 16 is timed */
     struct weir_latency total;  /* jobs: submit to `done` */
 };
 
 struct weir_stats {
-    size_t size;              /* sizeof(struct weir_stats), set by the caller */
-    uint64_t elapsed_ns;      /* since the engine was opened */
+    size_t size;         /* sizeof(struct weir_stats), set by the caller */
+    uint64_t elapsed_ns; /* since the engine was opened */
     struct weir_stats_op ops[WEIR_STATS_GROUPS];
-    uint64_t system_calls;    /* made to move data and to wait, by queues, the io lane and
+    uint64_t system_calls; /* made to move data and to wait, by queues, the io lane and
                                  blocking calls */
-    uint64_t turns;           /* of all queues */
-    uint64_t inline_reads;    /* served by the page cache without a trip through the backend */
+    uint64_t turns;        /* of all queues */
+    uint64_t inline_reads; /* served by the page cache without a trip through the backend */
     uint64_t retries;
-    uint64_t continued;       /* short transfers that were continued */
+    uint64_t continued; /* short transfers that were continued */
     uint64_t posted;
-    uint64_t in_flight;       /* taken and not done, now */
-    uint64_t in_flight_peak;  /* the highest of any one queue */
+    uint64_t in_flight;            /* taken and not done, now */
+    uint64_t in_flight_peak;       /* the highest of any one queue */
     uint64_t in_flight_mean_milli; /* mean over turns of the queues, in thousandths */
     uint64_t pool_tasks[WEIR_LANES];
     uint64_t pool_threads_peak[WEIR_LANES];
-    uint64_t pool_cpu_ns;     /* processor time of the pool's threads that are alive */
-    uint64_t process_cpu_ns;  /* of the whole process */
-    uint64_t memory_bytes;    /* held by the engine, its queues and files, now */
+    uint64_t pool_cpu_ns;    /* processor time of the pool's threads that are alive */
+    uint64_t process_cpu_ns; /* of the whole process */
+    uint64_t memory_bytes;   /* held by the engine, its queues and files, now */
     uint64_t memory_peak_bytes;
     uint64_t memory_mean_bytes; /* over time since open */
     uint64_t buffers_in_use;

@@ -36,7 +36,7 @@ static int check_aligned(const struct weir_file *file, const struct iovec *iov, 
             return -EINVAL;
     }
     return (memory & (file->memory_align - 1)) || (bytes & (file->offset_align - 1)) ? -EINVAL
-                                                                                      : 0;
+                                                                                     : 0;
 }
 
 /* One system call for what comes next. */
@@ -54,9 +54,8 @@ static int64_t move_once(const struct transfer *t)
     if (skip == 0 && i + 1 < t->iov_count) {
         uint32_t count = (uint32_t)wi_min_u64(t->iov_count - i, IOV_CHUNK);
 
-        return t->write
-                   ? os->ops->pwritev2(os, t->file->fd, t->iov + i, count, offset, 0)
-                   : os->ops->preadv2(os, t->file->fd, t->iov + i, count, offset, 0);
+        return t->write ? os->ops->pwritev2(os, t->file->fd, t->iov + i, count, offset, 0)
+                        : os->ops->preadv2(os, t->file->fd, t->iov + i, count, offset, 0);
     }
     /* The rest of a piece that was cut alone; the next round goes on with whole pieces. */
     {
@@ -159,8 +158,9 @@ static int64_t run_transfer(struct transfer *t, struct weir_error *error)
 int64_t weir_file_read(struct weir_file *file, void *buf, size_t len, uint64_t offset)
 {
     struct iovec piece = { buf, len };
-    struct transfer t = { .file = file, .iov = &piece, .iov_count = 1, .offset = offset,
-                          .total = len };
+    struct transfer t = {
+        .file = file, .iov = &piece, .iov_count = 1, .offset = offset, .total = len
+    };
 
     return run_transfer(&t, NULL);
 }
@@ -168,8 +168,12 @@ int64_t weir_file_read(struct weir_file *file, void *buf, size_t len, uint64_t o
 int64_t weir_file_write(struct weir_file *file, const void *buf, size_t len, uint64_t offset)
 {
     struct iovec piece = { .iov_len = len };
-    struct transfer t = { .file = file, .iov = &piece, .iov_count = 1, .offset = offset,
-                          .total = len, .write = true };
+    struct transfer t = { .file = file,
+                          .iov = &piece,
+                          .iov_count = 1,
+                          .offset = offset,
+                          .total = len,
+                          .write = true };
 
     memcpy(&piece.iov_base, &buf, sizeof(buf));
     return run_transfer(&t, NULL);
@@ -179,8 +183,12 @@ int64_t weir_file_transfer(struct weir_file *file, int write, const struct iovec
                            size_t iov_count, uint64_t offset, uint64_t *ret_transferred,
                            struct weir_error *error)
 {
-    struct transfer t = { .file = file, .iov = iov, .iov_count = iov_count, .offset = offset,
-                          .total = wi_iov_bytes(iov, iov_count), .write = write != 0 };
+    struct transfer t = { .file = file,
+                          .iov = iov,
+                          .iov_count = iov_count,
+                          .offset = offset,
+                          .total = wi_iov_bytes(iov, iov_count),
+                          .write = write != 0 };
     int64_t rc = run_transfer(&t, error);
 
     if (ret_transferred)
@@ -204,12 +212,6 @@ int weir_file_sync(struct weir_file *file, uint32_t how, struct weir_error *erro
                     wi_file_sync(file, how), start_ns, error);
 }
 
-int weir_file_stat(struct weir_file *file, struct weir_stat *ret_stat, struct weir_error *error)
-{
-    return end_call(file, WEIR_OP_STAT,
-                    wi_file_stat(file->engine, file, NULL, false, ret_stat), 0, error);
-}
-
 /* Through the job's code, so that both do and check the same. */
 static int call_as_job(struct weir_job *job, struct weir_error *error)
 {
@@ -226,6 +228,15 @@ static int call_as_job(struct weir_job *job, struct weir_error *error)
 static void never_done(struct weir_job *job)
 {
     (void)job;
+}
+
+int weir_file_stat(struct weir_file *file, struct weir_stat *ret_stat, struct weir_error *error)
+{
+    struct weir_job job;
+
+    weir_job_prepare(&job, WEIR_OP_STAT, file, never_done, NULL);
+    job.buf = ret_stat;
+    return call_as_job(&job, error);
 }
 
 int weir_file_truncate(struct weir_file *file, uint64_t size_bytes, struct weir_error *error)

@@ -98,6 +98,15 @@ static int choose_backend(struct weir_engine *engine, const struct weir_engine_o
     if (engine->probe.code == 0) {
         engine->backend = WEIR_BACKEND_URING;
         snprintf(engine->why, sizeof(engine->why), "%s", engine->probe.why);
+        if (engine->buffers.base && !engine->probe.registers_region) {
+            snprintf(engine->why, sizeof(engine->why),
+                     "%s, but the buffers are more than may be locked in memory",
+                     engine->probe.why);
+            snprintf(
+                engine->cure, sizeof(engine->cure),
+                "raise the limit of locked memory (ulimit -l, LimitMEMLOCK=) or have fewer "
+                "buffers");
+        }
         return 0;
     }
     if (wanted == WEIR_BACKEND_URING)
@@ -190,9 +199,9 @@ static int fill_engine(struct weir_engine *engine, const struct weir_engine_opti
     rc = wi_pool_create(&pool, &engine->pool);
     if (rc < 0)
         return wi_error_set(error, rc, 0, NULL, NULL);
-    wi_engine_account(engine, (int64_t)(sizeof(*engine) + blocking_size +
-                                        engine->buffers.bytes +
-                                        engine->buffers.count * sizeof(uint32_t)));
+    wi_engine_account(engine,
+                      (int64_t)(sizeof(*engine) + blocking_size + engine->buffers.bytes +
+                                engine->buffers.count * sizeof(uint32_t)));
     return 0;
 }
 

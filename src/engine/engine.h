@@ -39,7 +39,7 @@ struct wi_pool *wi_engine_pool(struct weir_engine *engine);
 enum retry_action {
     RETRY_NEVER, /* the result stands */
     RETRY_NOW,
-    RETRY_LATER  /* after `delay_ns` */
+    RETRY_LATER /* after `delay_ns` */
 };
 
 struct retry_verdict {

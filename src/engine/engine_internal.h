@@ -51,10 +51,10 @@ enum job_state {
 };
 
 enum job_mark {
-    MARK_HELD = 1u << 0,         /* QUEUED, on the held list */
-    MARK_ORDERED = 1u << 1,      /* on the order list */
+    MARK_HELD = 1u << 0,    /* QUEUED, on the held list */
+    MARK_ORDERED = 1u << 1, /* on the order list */
     MARK_CANCEL_ASKED = 1u << 2,
-    MARK_EXPIRED = 1u << 3,      /* its time ran out while in DEVICE */
+    MARK_EXPIRED = 1u << 3, /* its time ran out while in DEVICE */
     MARK_FORCE_ASYNC = 1u << 4,
     MARK_NO_INLINE = 1u << 5,
     MARK_POSTED = 1u << 6
@@ -77,8 +77,8 @@ struct job_tail {
     uint64_t start_ns;
     uint8_t state;
     uint8_t marks;
-    uint8_t tries;   /* of the current piece, after transient errors */
-    uint8_t rounds;  /* short transfers in a row */
+    uint8_t tries;  /* of the current piece, after transient errors */
+    uint8_t rounds; /* short transfers in a row */
     uint32_t slot;
 };
 
@@ -103,6 +103,10 @@ static inline struct weir_job *job_of_op(struct wi_op *op)
 
 /* What is wrong with a job that is to be submitted: 0 or a negative code; fills its error. */
 int wi_job_check(struct weir_engine *engine, struct weir_job *job);
+
+/* In builds for AddressSanitizer: read a byte of a buffer that is dead, so that it is caught
+ * here, with the stack of who handed it over. The kernel's writes are invisible to it. */
+void wi_job_touch(const struct weir_job *job);
 
 /* Do what an operation that is neither a read nor a write says, by blocking calls. */
 int64_t wi_job_call(struct weir_engine *engine, struct weir_job *job);
@@ -316,7 +320,7 @@ struct queue_file {
     uint64_t generation;
     uint32_t jobs; /* taken and not done */
     uint32_t uses;
-    int32_t slot;  /* fixed file, or -1 */
+    int32_t slot; /* fixed file, or -1 */
 };
 
 #define QUEUE_FILE_SLOTS 64
@@ -328,7 +332,7 @@ struct weir_queue {
     struct wi_backend *backend;
     struct wi_list engine_link; /* guarded by engine->mu */
     uint32_t depth;
-    uint32_t room;   /* depth + backlog */
+    uint32_t room; /* depth + backlog */
     uint64_t number;
     bool can_inline; /* reads may be tried with RWF_NOWAIT */
     bool can_slot;   /* the backend has fixed files */
@@ -336,7 +340,7 @@ struct weir_queue {
     /* Owner thread only. */
     bool in_done;
     bool fd_mode;
-    bool woken;      /* fd mode: the descriptor was made readable for what waits here */
+    bool woken; /* fd mode: the descriptor was made readable for what waits here */
     int epoll_fd;
     int timer_fd;
     uint64_t timer_set_ns; /* what timer_fd is set to; 0: not */
@@ -365,7 +369,7 @@ struct weir_queue {
     /* Atomic, for other threads. */
     _Alignas(WI_CACHE_LINE) _Atomic(const void *) owner; /* identity of the owner's thread */
     _Atomic uint32_t closing;
-    _Atomic uint32_t posted; /* posted and not yet taken over by the owner; relaxed */
+    _Atomic uint32_t posted;  /* posted and not yet taken over by the owner; relaxed */
     _Atomic uint32_t posting; /* threads inside weir_queue_post */
     struct wi_inbox inbox;
 };

@@ -239,8 +239,8 @@ int weir_file_adopt(struct weir_engine *engine, int fd, const char *name,
 
     os_flags = os->ops->fcntl(os, fd, F_GETFL, 0);
     if (os_flags < 0)
-        return wi_error_set(error, os_flags, WEIR_OP_OPEN, name,
-                            "descriptor %d is not open", fd);
+        return wi_error_set(error, os_flags, WEIR_OP_OPEN, name, "descriptor %d is not open",
+                            fd);
     if (os_flags & O_PATH)
         return wi_error_set(error, -EBADF, WEIR_OP_OPEN, name,
                             "descriptor %d was opened with O_PATH and cannot do I/O", fd);
@@ -270,6 +270,8 @@ int wi_file_close(struct weir_file *file)
     atomic_fetch_add_explicit(&engine->closes, 1, memory_order_release);
     sync_error = wi_file_sync_error(file);
     rc = engine->os->ops->close(engine->os, file->fd);
+    if (rc == -ECANCELED)
+        rc = -EIO; /* see retry.c */
     give_file_back(file);
     return sync_error < 0 ? sync_error : rc;
 }
@@ -294,8 +296,8 @@ int weir_file_info(struct weir_file *file, struct weir_file_info *info)
     if (!file || !info || info->size < sizeof(info->size))
         return -EINVAL;
     full.size = info->size;
-    full.direct = (atomic_load_explicit(&file->open_flags, memory_order_relaxed) &
-                   WEIR_OPEN_DIRECT) != 0;
+    full.direct =
+        (atomic_load_explicit(&file->open_flags, memory_order_relaxed) & WEIR_OPEN_DIRECT) != 0;
     full.memory_align = file->memory_align;
     full.offset_align = file->offset_align;
     full.sync_error = wi_file_sync_error(file);
@@ -343,8 +345,8 @@ int wi_file_stat(struct weir_engine *engine, struct weir_file *file, const char 
     const struct wi_os *os = engine->os;
     struct statx st;
     int flags = path ? (nofollow ? AT_SYMLINK_NOFOLLOW : 0) : AT_EMPTY_PATH;
-    int rc = os->ops->statx(os, wi_dir_fd(file), path ? path : "", flags, STATX_BASIC_STATS,
-                            &st);
+    int rc =
+        os->ops->statx(os, wi_dir_fd(file), path ? path : "", flags, STATX_BASIC_STATS, &st);
 
     if (rc < 0)
         return rc;

@@ -91,10 +91,9 @@ void weir_job_call(struct weir_job *job, uint32_t lane, weir_call_fn call, void 
 const char *weir_op_name(uint32_t op)
 {
     static const char *const names[WEIR_OPS] = {
-        "none",     "read",    "write",  "readv",    "writev", "fsync",
-        "fdatasync", "open",   "close",  "stat",     "truncate", "allocate",
-        "mkdir",    "unlink",  "rmdir",  "rename",   "link",   "symlink",
-        "readlink", "list",    "call",   "nop",      "cancel",
+        "none",  "read",    "write",    "readv",    "writev", "fsync",  "fdatasync", "open",
+        "close", "stat",    "truncate", "allocate", "mkdir",  "unlink", "rmdir",     "rename",
+        "link",  "symlink", "readlink", "list",     "call",   "nop",    "cancel",
     };
 
     return op < WEIR_OPS ? names[op] : "?";
@@ -117,20 +116,32 @@ uint64_t wi_iov_bytes(const struct iovec *iov, size_t count)
     return bytes;
 }
 
-/* A buffer that is dead already must be caught here, where the stack shows who submitted it:
- * the kernel's writes are invisible to the sanitizer. */
-static void touch_buffer(const void *buf, size_t len)
-{
 #ifdef WEIR_ASAN
+static void touch_bytes(const void *buf, size_t len)
+{
     const volatile char *bad = __asan_region_is_poisoned((void *)(uintptr_t)buf, len);
 
     if (bad)
         (void)*bad;
-#else
-    (void)buf;
-    (void)len;
-#endif
 }
+
+void wi_job_touch(const struct weir_job *job)
+{
+    const struct iovec *iov = job->buf;
+
+    if (job->op == WEIR_OP_READ || job->op == WEIR_OP_WRITE) {
+        touch_bytes(job->buf, job->len);
+        return;
+    }
+    for (size_t i = 0; i < job->len; i++)
+        touch_bytes(iov[i].iov_base, iov[i].iov_len);
+}
+#else
+void wi_job_touch(const struct weir_job *job)
+{
+    (void)job;
+}
+#endif
 
 static int reject(struct weir_job *job, int code, const char *text)
 {
@@ -159,7 +170,6 @@ static int check_piece(struct weir_job *job, const void *buf, size_t len)
         return reject(job, -EINVAL,
                       "the file is direct and the length is not aligned; see offset_align of "
                       "weir_file_info");
-    touch_buffer(buf, len);
     return 0;
 }
 
@@ -168,6 +178,7 @@ static int check_transfer(struct weir_job *job, uint32_t open_flags)
     const struct weir_file *file = job->file;
     const struct iovec *iov = job->buf;
     uint64_t bytes = job->len;
+    int rc = 0;
 
     if (op_is_read(job->op) && !(open_flags & WEIR_OPEN_READ))
         return reject(job, -EBADF, "the file is not open for reading");
@@ -185,15 +196,15 @@ static int check_transfer(struct weir_job *job, uint32_t open_flags)
     }
     if (WI_UNLIKELY(bytes > INT64_MAX || job->offset > INT64_MAX - bytes))
         return reject(job, -EINVAL, "offset and length go beyond 2^63 bytes");
-    if (WI_LIKELY(job->op == WEIR_OP_READ || job->op == WEIR_OP_WRITE))
-        return check_piece(job, job->buf, job->len);
-    for (size_t i = 0; i < job->len; i++) {
-        int rc = check_piece(job, iov[i].iov_base, iov[i].iov_len);
-
-        if (rc < 0)
-            return rc;
+    if (WI_LIKELY(job->op == WEIR_OP_READ || job->op == WEIR_OP_WRITE)) {
+        rc = check_piece(job, job->buf, job->len);
+    } else {
+        for (size_t i = 0; i < job->len && rc == 0; i++)
+            rc = check_piece(job, iov[i].iov_base, iov[i].iov_len);
     }
-    return 0;
+    if (WI_LIKELY(rc == 0))
+        wi_job_touch(job);
+    return rc;
 }
 
 static int check_path(struct weir_job *job, const char *path)

@@ -26,24 +26,56 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define DEPTH_DEFAULT   128
-#define DEPTH_MAX       4096
-#define BACKLOG_MAX     (1u << 19)
-#define BACKLOG_LEAST   1024
-#define WAIT_BATCH_MAX  16 /* waiting for more only adds latency */
+#define DEPTH_DEFAULT  128
+#define DEPTH_MAX      4096
+#define DEPTH_LEAST    8 /* of a ring, before threads are the better choice */
+#define BACKLOG_MAX    (1u << 19)
+#define BACKLOG_LEAST  1024
+#define WAIT_BATCH_MAX 16 /* waiting for more only adds latency */
 
 /* The address of a thread's own variable tells threads apart without a system call. */
 static __thread char thread_mark __attribute__((tls_model("initial-exec")));
 
 /* ---- opening --------------------------------------------------------------------------- */
 
-static int open_backend(struct weir_engine *engine, uint32_t depth,
+/* A ring, if need be for fewer operations at once; else threads. */
+static int open_ring_or_threads(struct weir_engine *engine, struct wi_backend_options *options,
+                                struct wi_backend **ret_backend)
+{
+    uint32_t asked = options->depth;
+    int rc;
+
+    for (;;) {
+        rc = wi_backend_uring_open(options, ret_backend);
+        if (rc == 0 && options->depth < asked)
+            wi_engine_log(engine, WEIR_LOG_INFO,
+                          "a ring for %u operations cannot be had, this queue has one for %u; "
+                          "raise the limit of locked memory (ulimit -l)",
+                          asked, options->depth);
+        if (rc != -ENOMEM || options->depth <= DEPTH_LEAST)
+            break;
+        options->depth = options->depth / 4 > DEPTH_LEAST ? options->depth / 4 : DEPTH_LEAST;
+    }
+    if (rc == 0)
+        return 0;
+    options->depth = asked;
+    wi_engine_log(
+        engine, WEIR_LOG_WARNING,
+        "no further ring can be had (%s), this queue uses threads; raise the limit of "
+        "%s",
+        weir_code_text(rc),
+        rc == -ENOMEM ? "locked memory (ulimit -l)" : "open files (ulimit -n)");
+    return wi_backend_threads_open(options, ret_backend);
+}
+
+/* `depth` becomes what the backend has room for. */
+static int open_backend(struct weir_engine *engine, uint32_t *depth,
                         struct wi_backend **ret_backend)
 {
     struct wi_backend_options options = {
         .os = engine->backend_os,
         .pool = engine->pool,
-        .depth = depth,
+        .depth = *depth,
         .file_slots = QUEUE_FILE_SLOTS,
         .region = engine->buffers.base,
         .region_size = engine->buffers.bytes,
@@ -52,28 +84,18 @@ static int open_backend(struct weir_engine *engine, uint32_t depth,
     struct wi_backend *inner;
     int rc;
 
-    switch (engine->backend) {
-    case WEIR_BACKEND_NULL:
+    if (engine->backend == WEIR_BACKEND_NULL)
         rc = wi_backend_null_open(&options, &inner);
-        break;
-    case WEIR_BACKEND_URING:
-        rc = wi_backend_uring_open(&options, &inner);
-        if (rc == 0)
-            break;
-        wi_engine_log(engine, WEIR_LOG_WARNING,
-                      "no further ring can be had (%s): this queue uses threads",
-                      weir_code_text(rc));
-        __attribute__((fallthrough));
-    case WEIR_BACKEND_THREADS:
-    case WEIR_BACKEND_AUTO:
-    default:
+    else if (engine->backend == WEIR_BACKEND_URING)
+        rc = open_ring_or_threads(engine, &options, &inner);
+    else
         rc = wi_backend_threads_open(&options, &inner);
-        break;
-    }
-    if (rc < 0 || !engine->seams.wrap) {
-        if (rc == 0)
-            *ret_backend = inner;
+    if (rc < 0)
         return rc;
+    *depth = options.depth;
+    if (!engine->seams.wrap) {
+        *ret_backend = inner;
+        return 0;
     }
     rc = engine->seams.wrap(engine->seams.wrap_context, inner, ret_backend);
     if (rc < 0)
@@ -104,8 +126,8 @@ int weir_queue_open(struct weir_engine *engine, const struct weir_queue_options 
     if (full.depth > DEPTH_MAX || full.backlog > BACKLOG_MAX)
         return -EINVAL;
 
-    queue = aligned_alloc(WI_CACHE_LINE, (sizeof(*queue) + WI_CACHE_LINE - 1) &
-                                             ~(size_t)(WI_CACHE_LINE - 1));
+    queue = aligned_alloc(WI_CACHE_LINE,
+                          (sizeof(*queue) + WI_CACHE_LINE - 1) & ~(size_t)(WI_CACHE_LINE - 1));
     if (!queue)
         return -ENOMEM;
     memset(queue, 0, sizeof(*queue));
@@ -126,12 +148,12 @@ int weir_queue_open(struct weir_engine *engine, const struct weir_queue_options 
     }
     for (uint32_t i = 0; i < queue->room; i++)
         queue->slots[i].next_free = i + 1 < queue->room ? i + 1 : UINT32_MAX;
-    rc = open_backend(engine, queue->depth, &queue->backend);
+    rc = open_backend(engine, &queue->depth, &queue->backend);
     if (rc < 0)
         goto fail_slots;
     queue->can_slot = queue->backend->ops->set_file != NULL;
-    queue->can_inline = engine->backend != WEIR_BACKEND_NULL && !engine->seams.no_inline &&
-                        !engine->seams.wrap;
+    queue->can_inline =
+        engine->backend != WEIR_BACKEND_NULL && !engine->seams.no_inline && !engine->seams.wrap;
     wi_wheel_init(&queue->wheel, wi_os_now(queue->os));
 
     wi_engine_account(engine, queue_bytes(queue));
@@ -300,8 +322,8 @@ static uint32_t how_many(const struct weir_queue *queue, uint32_t min_done)
     uint32_t want = min_done;
 
     if (min_done == 0 || queue->device >= queue->depth) {
-        uint32_t quarter = queue->device / 4 < WAIT_BATCH_MAX ? queue->device / 4
-                                                              : WAIT_BATCH_MAX;
+        uint32_t quarter =
+            queue->device / 4 < WAIT_BATCH_MAX ? queue->device / 4 : WAIT_BATCH_MAX;
 
         want = quarter > want ? quarter : want;
     }
@@ -574,12 +596,11 @@ size_t weir_queue_inflight(struct weir_queue *queue, struct weir_inflight *list,
 
         if (id == 0)
             continue;
-        submit_ns = atomic_load_explicit(&slot->submit_ns, memory_order_relaxed);
-        entry.offset = atomic_load_explicit(&slot->offset, memory_order_relaxed);
-        entry.length = atomic_load_explicit(&slot->length, memory_order_relaxed);
-        op_state = atomic_load_explicit(&slot->op_state, memory_order_relaxed);
-        /* Still the same job? Else the fields may be of two. */
-        atomic_thread_fence(memory_order_acquire);
+        submit_ns = atomic_load_explicit(&slot->submit_ns, memory_order_acquire);
+        entry.offset = atomic_load_explicit(&slot->offset, memory_order_acquire);
+        entry.length = atomic_load_explicit(&slot->length, memory_order_acquire);
+        op_state = atomic_load_explicit(&slot->op_state, memory_order_acquire);
+        /* Still the same job? Else the fields may be of two. Pairs with take_slot. */
         if (atomic_load_explicit(&slot->id, memory_order_relaxed) != id)
             continue;
         entry.age_ns = now_ns > submit_ns ? now_ns - submit_ns : 0;

@@ -48,9 +48,13 @@ static void take_slot(struct weir_queue *queue, struct weir_job *job)
     slot->job = job;
     tail->slot = index;
     job->id = queue->number << 52 | (uint64_t)slot->generation << 20 | index;
-    atomic_store_explicit(&slot->submit_ns, tail->submit_ns, memory_order_relaxed);
-    atomic_store_explicit(&slot->offset, job->offset, memory_order_relaxed);
-    atomic_store_explicit(&slot->length, job->len, memory_order_relaxed);
+    /* Release, each of them: a reader of the dump that sees one of these must then find that
+     * the id it began with has gone. */
+    atomic_store_explicit(&slot->submit_ns, tail->submit_ns, memory_order_release);
+    atomic_store_explicit(&slot->offset, job->offset, memory_order_release);
+    atomic_store_explicit(&slot->length, job->len, memory_order_release);
+    atomic_store_explicit(&slot->op_state, (uint32_t)job->op << 8 | JOB_QUEUED,
+                          memory_order_release);
     atomic_store_explicit(&slot->id, job->id, memory_order_release);
 }
 
@@ -59,8 +63,6 @@ static void release_slot(struct weir_queue *queue, struct job_tail *tail)
     struct queue_slot *slot = &queue->slots[tail->slot];
 
     atomic_store_explicit(&slot->id, 0, memory_order_relaxed);
-    /* A reader of the dump must see the id go before the fields change for the next job. */
-    atomic_thread_fence(memory_order_release);
     slot->job = NULL;
     slot->next_free = queue->free_slot;
     queue->free_slot = tail->slot;
@@ -188,8 +190,8 @@ void wi_queue_take(struct weir_queue *queue, struct weir_job *job, uint64_t now_
     wi_list_init(&tail->timer.node);
     job->result = 0;
     job->transferred = 0;
+    tail->state = JOB_QUEUED;
     take_slot(queue, job);
-    set_state(queue, job, JOB_QUEUED);
 
     if (counts_on_file(job) && queue->files[job->file->index].jobs++ == 0)
         atomic_fetch_add_explicit(&job->file->users, 1, memory_order_relaxed);
@@ -249,8 +251,8 @@ static void release_held(struct weir_queue *queue)
 static void count_hist(struct weir_queue *queue, enum weir_stats_group group, uint32_t io_class,
                        enum stats_which which, uint64_t ns)
 {
-    struct wi_hist *hist = atomic_load_explicit(&queue->stats.hists[group][io_class][which],
-                                                memory_order_relaxed);
+    struct wi_hist *hist =
+        atomic_load_explicit(&queue->stats.hists[group][io_class][which], memory_order_relaxed);
 
     if (WI_LIKELY(hist != NULL))
         wi_hist_add(hist, ns);
@@ -283,16 +285,21 @@ static void count_done(struct weir_queue *queue, struct weir_job *job)
 
 static void fill_error(struct weir_job *job)
 {
-    const char *path = job->path && !op_is_read(job->op) ? job->path
-                       : job->file                       ? job->file->path
-                                                         : NULL;
-    const char *text = NULL;
+    bool stopped = job->result == -ECANCELED || job->result == -ETIMEDOUT;
+    const char *path;
 
-    if (job->result == -ECANCELED)
-        text = "the job was cancelled";
-    else if (job->result == -ETIMEDOUT)
-        text = "the job's time ran out";
-    wi_error_set(job->error, job->result, job->op, path, text ? "%s" : NULL, text);
+    /* A file that a CLOSE was done to is gone, with its name: call.c has filled the record. */
+    if (job->op == WEIR_OP_CLOSE && !stopped) {
+        job->error->job_id = job->id;
+        return;
+    }
+    path = job->path ? job->path : job->file ? job->file->path : NULL;
+    if (stopped)
+        wi_error_set(job->error, job->result, job->op, path, "%s",
+                     job->result == -ECANCELED ? "the job was cancelled"
+                                               : "the job's time ran out");
+    else
+        wi_error_set(job->error, job->result, job->op, path, NULL);
     job->error->job_id = job->id;
     if (op_is_read(job->op) || op_is_write(job->op)) {
         job->error->offset = job->offset + job->transferred;
@@ -371,8 +378,8 @@ static bool try_inline(struct weir_queue *queue, struct weir_job *job)
 {
     struct job_tail *tail = tail_of(job);
     struct iovec piece = { job->buf, job->len };
-    int64_t result = queue->os->ops->preadv2(queue->os, job->file->fd, &piece, 1, job->offset,
-                                             RWF_NOWAIT);
+    int64_t result =
+        queue->os->ops->preadv2(queue->os, job->file->fd, &piece, 1, job->offset, RWF_NOWAIT);
 
     wi_counter_add(&queue->stats.system_calls, 1);
     remember_score(job->file, result);
@@ -501,6 +508,7 @@ static void start_job(struct weir_queue *queue, struct weir_job *job)
     if (start_here(queue, job))
         return;
     if (op_is_read(job->op) || op_is_write(job->op)) {
+        wi_job_touch(job); /* it may have died since submit */
         fill_transfer(queue, job, op);
     } else {
         op->kind = WI_OP_CALL;
@@ -553,7 +561,8 @@ static void transfer_failed(struct weir_queue *queue, struct weir_job *job, int6
         /* Stopped as asked, or it would have been tried again: either way it ends here. */
         verdict = wi_retry_verdict(job->op, result, 0);
         finish(queue, job,
-               result == -ECANCELED || verdict.action != RETRY_NEVER ? stop_code(tail) : result);
+               result == -ECANCELED || verdict.action != RETRY_NEVER ? stop_code(tail)
+                                                                     : result);
         return;
     }
     verdict = wi_retry_verdict(job->op, result, tail->tries);

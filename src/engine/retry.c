@@ -4,7 +4,7 @@
  *
  *   result                 read          write         sync    other
  *   EINTR                  10 at once    10 at once    never   10 at once
- *   EAGAIN                 1 at once, then 10 with back-off    never   never
+ *   EAGAIN                 10: one at once, then with back-off  never  never
  *   ENOMEM, EBUSY          10 with back-off            never   never
  *   ECANCELED unasked      once at once                never   once at once
  *   EIO                    2, 1 ms apart never         never   never
@@ -17,10 +17,10 @@
  */
 #include "engine_internal.h"
 
-#define INTR_TRIES    10
-#define BACKOFF_TRIES 10
-#define EIO_TRIES     2
-#define BACKOFF_NS    100000u
+#define INTR_TRIES     10
+#define BACKOFF_TRIES  10
+#define EIO_TRIES      2
+#define BACKOFF_NS     100000u
 #define BACKOFF_MAX_NS 10000000u
 
 static uint64_t backoff_ns(uint32_t tries)

@@ -157,8 +157,7 @@ void wi_stats_retire(struct weir_engine *engine, struct weir_queue *queue)
                     free(from);
                     freed += (int64_t)sizeof(*from);
                 }
-                atomic_store_explicit(&queue->stats.hists[g][c][w], NULL,
-                                      memory_order_relaxed);
+                atomic_store_explicit(&queue->stats.hists[g][c][w], NULL, memory_order_relaxed);
             }
         }
     }

@@ -75,8 +75,8 @@ struct uring {
     uint32_t polls; /* wake polls armed */
     uint32_t seen;  /* completions of any kind since it was last set to 0 */
 
-    _Atomic uint32_t woken;         /* seq_cst, pairs with the waker's `armed` */
-    _Atomic uint64_t system_calls;  /* written by the owner; relaxed */
+    _Atomic uint32_t woken;        /* seq_cst, pairs with the waker's `armed` */
+    _Atomic uint64_t system_calls; /* written by the owner; relaxed */
 };
 
 static struct uring *uring_of(struct wi_backend *backend)
@@ -604,10 +604,9 @@ int wi_backend_uring_open(const struct wi_backend_options *options,
     if (!u)
         return -ENOMEM;
     memset(u, 0, sizeof(*u));
-    u->base = (struct wi_backend){ .ops = &uring_backend_ops,
-                                   .os = options->os,
-                                   .pool = options->pool,
-                                   .calls = &u->calls };
+    u->base = (struct wi_backend){
+        .ops = &uring_backend_ops, .os = options->os, .pool = options->pool, .calls = &u->calls
+    };
     u->entries = (uint32_t)wi_max_u64(options->depth, ENTRIES_LEAST);
     u->file_slots = options->file_slots;
     u->region = options->region;
