@@ -52,7 +52,8 @@ WEIR_API int weir_file_open(struct weir_engine *engine, struct weir_file *dir, c
 /*
  * Take over an open descriptor. `name` is used in errors only and is copied; NULL is
  * allowed. `fd` is taken: weir_file_close() closes it. On failure it stays the caller's.
- * Whether it is direct, readable and writable is asked from the kernel.
+ * Whether it is direct, readable and writable is asked from the kernel. -EINVAL for one that was
+ * opened with O_APPEND: its writes would ignore their offsets.
  * Thread: any. Blocks: never.
  */
 WEIR_API int weir_file_adopt(struct weir_engine *engine, int fd, const char *name,

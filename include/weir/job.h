@@ -33,6 +33,7 @@
 extern "C" {
 #endif
 
+struct weir_engine;
 struct weir_job;
 typedef void (*weir_done_fn)(struct weir_job *job);
 
@@ -152,6 +153,16 @@ WEIR_API void weir_job_call(struct weir_job *job, uint32_t lane, weir_call_fn ca
 /* All others: prepares `op`; set the fields that enum weir_op names. */
 WEIR_API void weir_job_prepare(struct weir_job *job, uint32_t op, struct weir_file *file,
                                weir_done_fn done, void *arg);
+
+/*
+ * Do a prepared job on the calling thread, without a queue: the blocking form of every
+ * operation but CANCEL, such as the directory calls. `done` is not called and may be NULL;
+ * class, sequence and order flags mean nothing here, nor does a time limit, but that a NOP with
+ * one sleeps that long. Returns what it leaves in `result`, or -EINVAL or -EBADF if the job
+ * is malformed, as weir_queue_submit() would.
+ * Thread: any, also inside `done`. Blocks: on I/O.
+ */
+WEIR_API int64_t weir_job_do(struct weir_engine *engine, struct weir_job *job);
 
 /* "read", "fsync"; "?" for what is none. Inside; never freed. */
 WEIR_API const char *weir_op_name(uint32_t op);

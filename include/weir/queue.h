@@ -105,7 +105,8 @@ WEIR_API int weir_queue_fd(struct weir_queue *queue);
 
 /*
  * Hand one job to another thread's queue. `done` runs on its owner's thread. 0 means taken;
- * -EBUSY, -EINVAL, -EBADF and -ESHUTDOWN as for submit. The queue must not be closed
+ * -EBUSY, -EINVAL, -EBADF and -ESHUTDOWN as for submit. It gets its id when the owner takes it
+ * over. A WEIR_OP_CANCEL is acted on even if the queue has no room. The queue must not be closed
  * meanwhile by its owner: that is the caller's to see to.
  * Thread: any. Blocks: never. Allocates: never.
  */
@@ -116,14 +117,15 @@ WEIR_API int weir_queue_post(struct weir_queue *queue, struct weir_job *job);
  * next turn; for one in flight the kernel decides, and it may still succeed. Other threads
  * post a job of WEIR_OP_CANCEL.
  * Returns 0 if asked, -ENOENT if no such job is in this queue, -EALREADY if it was asked
- * before or its `done` is due, -EPERM.
+ * before or its `done` is due, -EAGAIN if the kernel has no memory for the request, -EPERM.
  * Thread: owner. Blocks: never.
  */
 WEIR_API int weir_queue_cancel(struct weir_queue *queue, uint64_t job_id);
 
 /*
  * Give up ownership, so that the next thread to use the queue becomes its owner. Only with
- * nothing taken and nothing posted: else -EBUSY. Thread: owner. Blocks: never.
+ * nothing taken and nothing posted: else -EBUSY. -EMFILE or -ENOMEM if the next owner could
+ * have no ring; then nothing has changed. Thread: owner. Blocks: never.
  */
 WEIR_API int weir_queue_rebind(struct weir_queue *queue);
 

@@ -78,6 +78,18 @@ static inline void wi_list_splice(struct wi_list *to, struct wi_list *from)
     wi_list_init(from);
 }
 
+/* Move all of `from` to the front of `to`. */
+static inline void wi_list_splice_front(struct wi_list *to, struct wi_list *from)
+{
+    if (wi_list_empty(from))
+        return;
+    from->prev->next = to->next;
+    to->next->prev = from->prev;
+    from->next->prev = to;
+    to->next = from->next;
+    wi_list_init(from);
+}
+
 #define list_for_each(node, head) \
     for ((node) = (head)->next; (node) != (head); (node) = (node)->next)
 

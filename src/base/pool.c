@@ -236,6 +236,7 @@ static void run_here(struct lane *lane)
 static void start_worker(struct worker *worker)
 {
     struct lane *lane = worker->lane;
+    struct worker *helper;
     bool nobody;
 
     if (create_thread(worker) == 0)
@@ -246,8 +247,13 @@ static void start_worker(struct worker *worker)
     nobody = --lane->alive == 0;
     if (nobody)
         wi_cond_signal(&lane->ended);
+    /* One may have gone to sleep meanwhile, and whoever submitted counted on this thread. With
+     * the pause set it is not tried again at once. */
+    helper = pick_helper_locked(lane);
     wi_mutex_unlock(&lane->mu);
 
+    if (helper)
+        wake_worker(helper);
     /* With other threads alive the work is theirs. */
     if (nobody)
         run_here(lane);

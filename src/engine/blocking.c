@@ -196,56 +196,90 @@ int64_t weir_file_transfer(struct weir_file *file, int write, const struct iovec
     return rc;
 }
 
-/* Counts and reports a call that is no transfer. */
-static int end_call(struct weir_file *file, uint32_t op, int rc, uint64_t start_ns,
-                    struct weir_error *error)
+static int64_t do_transfer(struct weir_job *job)
 {
-    wi_stats_blocking(file->engine, op, rc, 0, start_ns);
-    return rc < 0 ? wi_error_set(error, rc, op, file->path, NULL) : 0;
+    bool is_vector = job->op == WEIR_OP_READV || job->op == WEIR_OP_WRITEV;
+    struct iovec piece = { job->buf, job->len };
+    struct transfer t = { .file = job->file,
+                          .iov = is_vector ? job->buf : &piece,
+                          .iov_count = is_vector ? job->len : 1,
+                          .offset = job->offset,
+                          .write = op_is_write(job->op) };
+    int64_t result;
+
+    t.total = wi_iov_bytes(t.iov, t.iov_count);
+    result = run_transfer(&t, job->error);
+    job->transferred = t.moved;
+    return result;
+}
+
+static int64_t do_call(struct weir_engine *engine, struct weir_job *job)
+{
+    uint64_t start_ns = op_is_sync(job->op) ? wi_os_now(engine->os) : 0;
+    int64_t result = wi_job_call(engine, job);
+
+    wi_stats_blocking(engine, job->op, result, 0, start_ns);
+    /* A file that was closed is gone, with its name: call.c has filled the record. */
+    if (result < 0 && job->op != WEIR_OP_CLOSE)
+        wi_error_set(job->error, result, job->op,
+                     job->path   ? job->path
+                     : job->file ? job->file->path
+                                 : NULL,
+                     NULL);
+    return result;
+}
+
+int64_t weir_job_do(struct weir_engine *engine, struct weir_job *job)
+{
+    int64_t result = wi_job_check(engine, job);
+
+    if (result < 0)
+        return result;
+    job->transferred = 0;
+    if (op_is_read(job->op) || op_is_write(job->op))
+        result = do_transfer(job);
+    else if (job->op == WEIR_OP_CANCEL)
+        result = wi_error_set(job->error, -EINVAL, job->op, NULL,
+                              "cancelling is what a queue does; there is none here");
+    else if (job->op == WEIR_OP_NOP)
+        result = job->timeout_ns ? engine->os->ops->sleep_ns(engine->os, job->timeout_ns) : 0;
+    else
+        result = do_call(engine, job);
+    job->result = result;
+    return result;
+}
+
+/* The short forms prepare a job and do it. */
+static int do_now(struct weir_job *job, struct weir_error *error)
+{
+    job->error = error;
+    return (int)weir_job_do(job->file->engine, job);
 }
 
 int weir_file_sync(struct weir_file *file, uint32_t how, struct weir_error *error)
 {
-    uint64_t start_ns = wi_os_now(file->engine->os);
+    struct weir_job job;
 
-    return end_call(file, how == WEIR_SYNC_ALL ? WEIR_OP_FSYNC : WEIR_OP_FDATASYNC,
-                    wi_file_sync(file, how), start_ns, error);
-}
-
-/* Through the job's code, so that both do and check the same. */
-static int call_as_job(struct weir_job *job, struct weir_error *error)
-{
-    struct weir_file *file = job->file;
-    int rc;
-
-    job->error = error;
-    rc = wi_job_check(file->engine, job);
-    if (rc < 0)
-        return rc;
-    return end_call(file, job->op, (int)wi_job_call(file->engine, job), 0, error);
-}
-
-static void never_done(struct weir_job *job)
-{
-    (void)job;
+    weir_job_sync(&job, file, how, NULL, NULL);
+    return do_now(&job, error);
 }
 
 int weir_file_stat(struct weir_file *file, struct weir_stat *ret_stat, struct weir_error *error)
 {
     struct weir_job job;
 
-    weir_job_prepare(&job, WEIR_OP_STAT, file, never_done, NULL);
+    weir_job_prepare(&job, WEIR_OP_STAT, file, NULL, NULL);
     job.buf = ret_stat;
-    return call_as_job(&job, error);
+    return do_now(&job, error);
 }
 
 int weir_file_truncate(struct weir_file *file, uint64_t size_bytes, struct weir_error *error)
 {
     struct weir_job job;
 
-    weir_job_prepare(&job, WEIR_OP_TRUNCATE, file, never_done, NULL);
+    weir_job_prepare(&job, WEIR_OP_TRUNCATE, file, NULL, NULL);
     job.offset = size_bytes;
-    return call_as_job(&job, error);
+    return do_now(&job, error);
 }
 
 int weir_file_allocate(struct weir_file *file, uint64_t offset, uint64_t len, int keep_size,
@@ -253,9 +287,9 @@ int weir_file_allocate(struct weir_file *file, uint64_t offset, uint64_t len, in
 {
     struct weir_job job;
 
-    weir_job_prepare(&job, WEIR_OP_ALLOCATE, file, never_done, NULL);
+    weir_job_prepare(&job, WEIR_OP_ALLOCATE, file, NULL, NULL);
     job.offset = offset;
     job.len = len;
     job.flags = keep_size ? WEIR_JOB_KEEP_SIZE : 0;
-    return call_as_job(&job, error);
+    return do_now(&job, error);
 }

@@ -156,8 +156,11 @@ static void free_engine(struct weir_engine *engine)
             free(atomic_load_explicit(&engine->blocking[s].device[g], memory_order_relaxed));
     }
     free(engine->blocking);
-    for (uint32_t i = 0; i < engine->files_count; i++)
+    for (uint32_t i = 0; i < engine->files_count; i++) {
+        wi_cond_fini(&engine->files[i]->sync_ended);
+        wi_mutex_fini(&engine->files[i]->sync_mu);
         free(engine->files[i]);
+    }
     free(engine->files);
     wi_mutex_fini(&engine->mu);
     free(engine);

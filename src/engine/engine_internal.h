@@ -26,13 +26,15 @@
 /* ---- jobs ---------------------------------------------------------------------------- */
 
 /*
- * The states of a job, and the only functions that move it between them (all through
- * set_state in queue.c; owner thread only):
+ * The states of a job, and the only functions that move it between them (through set_state in
+ * queue_work.c; owner thread only, but for posting):
  *
- *   IDLE   -> QUEUED   take              submit or a posted job reaches its queue
+ *   IDLE   -> POSTED   weir_queue_post   by the thread that posts
+ *   IDLE, POSTED -> QUEUED   wi_queue_take   submitted, or a posted job reaches its queue
  *   QUEUED -> DEVICE   start_job         given to the backend, or tried inline
  *   QUEUED -> QUEUED   hold_job          waits behind an overlapping write (list `held`)
- *   DEVICE -> RETRY    retry_later       a transient error; its timer brings it back
+ *   DEVICE -> RETRY    wait_until        a transient error; its timer brings it back
+ *   QUEUED -> RETRY    wait_until        a NOP with a time
  *   DEVICE -> DEVICE   start_job         the rest of a short transfer, or at once again
  *   RETRY  -> QUEUED   fire_timer
  *   QUEUED, RETRY, DEVICE -> DONE  finish
@@ -47,18 +49,19 @@ enum job_state {
     JOB_QUEUED = WEIR_STATE_QUEUED,
     JOB_DEVICE = WEIR_STATE_DEVICE,
     JOB_RETRY = WEIR_STATE_RETRY,
-    JOB_DONE
+    JOB_DONE,
+    JOB_POSTED
 };
 
 enum job_mark {
-    MARK_HELD = 1u << 0,    /* QUEUED, on the held list */
-    MARK_ORDERED = 1u << 1, /* on the order list */
-    MARK_CANCEL_ASKED = 1u << 2,
-    MARK_EXPIRED = 1u << 3, /* its time ran out while in DEVICE */
-    MARK_FORCE_ASYNC = 1u << 4,
-    MARK_NO_INLINE = 1u << 5,
-    MARK_POSTED = 1u << 6
+    MARK_ORDERED = 1u << 0, /* on the order list */
+    MARK_CANCEL_ASKED = 1u << 1,
+    MARK_EXPIRED = 1u << 2, /* its time ran out while in DEVICE */
+    MARK_FORCE_ASYNC = 1u << 3,
+    MARK_NO_INLINE = 1u << 4
 };
+
+#define WAITERS_MAX 0xfffu
 
 /*
  * The private half of a job. `link` is used while QUEUED, `inbox` while posted, `op` from
@@ -68,6 +71,10 @@ struct job_tail {
     union {
         struct wi_op op;
         struct wi_list link;
+        struct {
+            struct wi_list link;
+            struct weir_job *blocker; /* on the held list: whose end it waits for */
+        } held;
         struct wi_inbox_node inbox;
     };
     struct wi_timer timer;
@@ -78,8 +85,9 @@ struct job_tail {
     uint8_t state;
     uint8_t marks;
     uint8_t tries;  /* of the current piece, after transient errors */
-    uint8_t rounds; /* short transfers in a row */
-    uint32_t slot;
+    uint8_t rounds; /* writes in a row that moved nothing */
+    uint32_t slot : 20;
+    uint32_t waiters : 12; /* held jobs that wait for this one; stays at its most */
 };
 
 _Static_assert(sizeof(struct weir_job) == 256, "the public size of a job");
@@ -103,6 +111,8 @@ static inline struct weir_job *job_of_op(struct wi_op *op)
 
 /* What is wrong with a job that is to be submitted: 0 or a negative code; fills its error. */
 int wi_job_check(struct weir_engine *engine, struct weir_job *job);
+/* The same for one that goes to a queue, and so needs a `done`. */
+int wi_job_check_queued(struct weir_engine *engine, struct weir_job *job);
 
 /* In builds for AddressSanitizer: read a byte of a buffer that is dead, so that it is caught
  * here, with the stack of who handed it over. The kernel's writes are invisible to it. */
@@ -164,6 +174,10 @@ struct weir_file {
     _Alignas(WI_CACHE_LINE) _Atomic uint64_t generation; /* odd while open; release/acquire */
     _Atomic uint32_t users;     /* queues with jobs on it, and posted jobs; checked at close */
     _Atomic int32_t sync_error; /* the first failed sync; release/acquire */
+    struct wi_mutex sync_mu;
+    struct wi_cond sync_ended;
+    struct wi_list syncs;         /* running ones, oldest first; guarded by sync_mu */
+    uint64_t next_sync;           /* guarded by sync_mu */
     _Atomic int32_t cached_score; /* relaxed: a hint, see try_inline in queue.c */
 };
 
@@ -231,6 +245,8 @@ struct blocking_stats {
     _Atomic(struct wi_hist *) device[WEIR_STATS_GROUPS];
 };
 
+/* The calling thread's number, from 1; never given to another thread. */
+uint32_t wi_this_thread(void);
 /* True for one call in 16 of each thread: time it. */
 bool wi_stats_sample(void);
 struct blocking_stats *wi_stats_shard(struct weir_engine *engine);
@@ -280,7 +296,8 @@ struct weir_engine {
     struct weir_file **files; /* by index; memory kept until the engine closes */
     uint32_t files_count;
     uint32_t files_room;
-    struct weir_file *free_files;
+    struct weir_file *free_files; /* the one free for longest is used first */
+    struct weir_file *last_free_file;
     uint64_t files_open;
     uint64_t queues_open;
     uint32_t next_queue_number;
@@ -324,6 +341,7 @@ struct queue_file {
 };
 
 #define QUEUE_FILE_SLOTS 64
+#define SPARE_SLOTS      1
 
 struct weir_queue {
     /* Set at creation. */
@@ -332,7 +350,7 @@ struct weir_queue {
     struct wi_backend *backend;
     struct wi_list engine_link; /* guarded by engine->mu */
     uint32_t depth;
-    uint32_t room; /* depth + backlog */
+    uint32_t room; /* depth + backlog; slots are SPARE_SLOTS more, for posted cancels */
     uint64_t number;
     bool can_inline; /* reads may be tried with RWF_NOWAIT */
     bool can_slot;   /* the backend has fixed files */
@@ -345,9 +363,9 @@ struct weir_queue {
     int timer_fd;
     uint64_t timer_set_ns; /* what timer_fd is set to; 0: not */
     uint64_t now_ns;
-    uint32_t taken;  /* jobs that are not IDLE */
-    uint32_t device; /* jobs in DEVICE at the backend */
-    uint32_t done_count;
+    uint32_t taken;       /* jobs that are QUEUED, DEVICE, RETRY or DONE */
+    uint32_t device;      /* jobs in DEVICE at the backend */
+    uint32_t inline_left; /* bytes that this turn may still copy inline */
     struct wi_list backlog;
     struct wi_list held;
     struct wi_list order; /* writes and ordered jobs, in the order they were taken */
@@ -367,7 +385,7 @@ struct weir_queue {
     struct queue_stats stats;
 
     /* Atomic, for other threads. */
-    _Alignas(WI_CACHE_LINE) _Atomic(const void *) owner; /* identity of the owner's thread */
+    _Alignas(WI_CACHE_LINE) _Atomic uint32_t owner; /* wi_this_thread() of the owner; 0: none */
     _Atomic uint32_t closing;
     _Atomic uint32_t posted;  /* posted and not yet taken over by the owner; relaxed */
     _Atomic uint32_t posting; /* threads inside weir_queue_post */

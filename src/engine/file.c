@@ -75,6 +75,8 @@ static struct weir_file *take_file(struct weir_engine *engine)
     file = engine->free_files;
     if (file) {
         engine->free_files = file->next_free;
+        if (!engine->free_files)
+            engine->last_free_file = NULL;
         engine->files_open++;
         wi_mutex_unlock(&engine->mu);
         return file;
@@ -93,6 +95,9 @@ static struct weir_file *take_file(struct weir_engine *engine)
         goto out;
     memset(file, 0, sizeof(*file));
     file->engine = engine;
+    wi_mutex_init(&file->sync_mu, WI_RANK_FILE);
+    wi_cond_init(&file->sync_ended);
+    wi_list_init(&file->syncs);
     file->index = engine->files_count;
     engine->files[engine->files_count++] = file;
     engine->files_open++;
@@ -111,8 +116,12 @@ static void give_file_back(struct weir_file *file)
     file->path = NULL;
     file->fd = -1;
     wi_mutex_lock(&engine->mu);
-    file->next_free = engine->free_files;
-    engine->free_files = file;
+    file->next_free = NULL;
+    if (engine->last_free_file)
+        engine->last_free_file->next_free = file;
+    else
+        engine->free_files = file;
+    engine->last_free_file = file;
     engine->files_open--;
     wi_mutex_unlock(&engine->mu);
 }
@@ -244,6 +253,11 @@ int weir_file_adopt(struct weir_engine *engine, int fd, const char *name,
     if (os_flags & O_PATH)
         return wi_error_set(error, -EBADF, WEIR_OP_OPEN, name,
                             "descriptor %d was opened with O_PATH and cannot do I/O", fd);
+    if (os_flags & O_APPEND)
+        return wi_error_set(error, -EINVAL, WEIR_OP_OPEN, name,
+                            "descriptor %d was opened with O_APPEND, which makes writes ignore "
+                            "their offsets",
+                            fd);
     flags = (os_flags & O_ACCMODE) == O_RDWR     ? WEIR_OPEN_READ | WEIR_OPEN_WRITE
             : (os_flags & O_ACCMODE) == O_WRONLY ? WEIR_OPEN_WRITE
                                                  : WEIR_OPEN_READ;
@@ -259,13 +273,16 @@ int wi_file_close(struct weir_file *file)
     int sync_error;
     int rc;
 
-    engine = file->engine;
-    if (atomic_load_explicit(&file->open_flags, memory_order_relaxed) == 0)
-        return -EBADF;
-    if (atomic_load_explicit(&file->users, memory_order_acquire) != 0)
-        return -EBUSY;
+    uint32_t open_flags = atomic_load_explicit(&file->open_flags, memory_order_relaxed);
 
-    atomic_store_explicit(&file->open_flags, 0, memory_order_relaxed);
+    engine = file->engine;
+    if (open_flags != 0 && atomic_load_explicit(&file->users, memory_order_acquire) != 0)
+        return -EBUSY;
+    /* Of two closes at once, one wins. */
+    if (open_flags == 0 ||
+        !atomic_compare_exchange_strong_explicit(&file->open_flags, &open_flags, 0,
+                                                 memory_order_acq_rel, memory_order_relaxed))
+        return -EBADF;
     atomic_fetch_add_explicit(&file->generation, 1, memory_order_release);
     atomic_fetch_add_explicit(&engine->closes, 1, memory_order_release);
     sync_error = wi_file_sync_error(file);
@@ -318,20 +335,57 @@ void wi_file_poison(struct weir_file *file, int code)
                                             memory_order_acq_rel, memory_order_acquire);
 }
 
+/* One sync on its way; on the stack of the thread that makes it. */
+struct running_sync {
+    struct wi_list node;
+    uint64_t number;
+};
+
+static bool older_runs(const struct weir_file *file, uint64_t number)
+{
+    return !wi_list_empty(&file->syncs) &&
+           WI_CONTAINER_OF(file->syncs.next, struct running_sync, node)->number < number;
+}
+
+/*
+ * The kernel reports lost data once to each open file. So of two syncs at the same time one may
+ * be told, and the other get 0 for the same data; it must not pass that on before the first
+ * has had the time to poison the file. A sync that has succeeded therefore waits for those that
+ * were running when it ended, and looks again.
+ */
+static int end_sync(struct weir_file *file, struct running_sync *self, int rc)
+{
+    uint64_t now;
+
+    wi_mutex_lock(&file->sync_mu);
+    wi_list_remove(&self->node);
+    wi_cond_broadcast(&file->sync_ended);
+    now = file->next_sync;
+    while (rc == 0 && older_runs(file, now))
+        wi_cond_wait(&file->sync_ended, &file->sync_mu);
+    wi_mutex_unlock(&file->sync_mu);
+    return rc == 0 ? wi_file_sync_error(file) : rc;
+}
+
 int wi_file_sync(struct weir_file *file, uint32_t how)
 {
     const struct wi_os *os = file->engine->os;
+    struct running_sync self;
     int rc = wi_file_sync_error(file);
 
     if (rc < 0)
         return rc;
+    wi_mutex_lock(&file->sync_mu);
+    self.number = file->next_sync++;
+    wi_list_push_back(&file->syncs, &self.node);
+    wi_mutex_unlock(&file->sync_mu);
     rc = how == WEIR_SYNC_ALL ? os->ops->fsync(os, file->fd) : os->ops->fdatasync(os, file->fd);
     if (rc == -ECANCELED)
         rc = -EIO; /* see retry.c */
     /* Some files have nothing to sync (pipes, /proc): nothing was lost by asking. */
     if (rc < 0 && rc != -EINVAL && rc != -EROFS)
         wi_file_poison(file, rc);
-    return rc;
+    return end_sync(file, &self, rc);
 }
 
 static int64_t to_ns(const struct statx_timestamp *time)

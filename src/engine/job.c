@@ -217,7 +217,7 @@ int wi_job_check(struct weir_engine *engine, struct weir_job *job)
     uint32_t open_flags = 0;
     bool needs_file = false;
 
-    if (WI_UNLIKELY(!job->done || job->op == WEIR_OP_NONE || job->op >= WEIR_OPS ||
+    if (WI_UNLIKELY(job->op == WEIR_OP_NONE || job->op >= WEIR_OPS ||
                     job->io_class >= WEIR_CLASSES))
         return reject(job, -EINVAL, "the job was not prepared");
     if (WI_UNLIKELY(tail_of(job)->state != JOB_IDLE))
@@ -292,4 +292,11 @@ int wi_job_check(struct weir_engine *engine, struct weir_job *job)
     if (needs_file && !job->file)
         return reject(job, -EINVAL, "the file is missing");
     return 0;
+}
+
+int wi_job_check_queued(struct weir_engine *engine, struct weir_job *job)
+{
+    if (WI_UNLIKELY(!job->done))
+        return reject(job, -EINVAL, "the job has no `done`");
+    return wi_job_check(engine, job);
 }

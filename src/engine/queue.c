@@ -33,9 +33,6 @@
 #define BACKLOG_LEAST  1024
 #define WAIT_BATCH_MAX 16 /* waiting for more only adds latency */
 
-/* The address of a thread's own variable tells threads apart without a system call. */
-static __thread char thread_mark __attribute__((tls_model("initial-exec")));
-
 /* ---- opening --------------------------------------------------------------------------- */
 
 /* A ring, if need be for fewer operations at once; else threads. */
@@ -105,7 +102,7 @@ static int open_backend(struct weir_engine *engine, uint32_t *depth,
 
 static int64_t queue_bytes(const struct weir_queue *queue)
 {
-    return (int64_t)(sizeof(*queue) + queue->room * sizeof(*queue->slots));
+    return (int64_t)(sizeof(*queue) + (queue->room + SPARE_SLOTS) * sizeof(*queue->slots));
 }
 
 int weir_queue_open(struct weir_engine *engine, const struct weir_queue_options *options,
@@ -141,13 +138,13 @@ int weir_queue_open(struct weir_engine *engine, const struct weir_queue_options 
     wi_list_init(&queue->held);
     wi_list_init(&queue->order);
     memset(queue->slot_file, -1, sizeof(queue->slot_file));
-    queue->slots = calloc(queue->room, sizeof(*queue->slots));
+    queue->slots = calloc(queue->room + SPARE_SLOTS, sizeof(*queue->slots));
     if (!queue->slots) {
         rc = -ENOMEM;
         goto fail_queue;
     }
-    for (uint32_t i = 0; i < queue->room; i++)
-        queue->slots[i].next_free = i + 1 < queue->room ? i + 1 : UINT32_MAX;
+    for (uint32_t i = 0; i < queue->room + SPARE_SLOTS; i++)
+        queue->slots[i].next_free = i + 1 < queue->room + SPARE_SLOTS ? i + 1 : UINT32_MAX;
     rc = open_backend(engine, &queue->depth, &queue->backend);
     if (rc < 0)
         goto fail_slots;
@@ -158,7 +155,7 @@ int weir_queue_open(struct weir_engine *engine, const struct weir_queue_options 
 
     wi_engine_account(engine, queue_bytes(queue));
     wi_mutex_lock(&engine->mu);
-    queue->number = ++engine->next_queue_number & 0xfff;
+    queue->number = engine->next_queue_number++ % 0xfff + 1;
     wi_list_push_back(&engine->queues, &queue->engine_link);
     engine->queues_open++;
     wi_mutex_unlock(&engine->mu);
@@ -175,17 +172,18 @@ fail_queue:
 /* The calling thread is the owner, or becomes it if there is none. */
 static int become_owner(struct weir_queue *queue)
 {
-    const void *nobody = NULL;
+    uint32_t me = wi_this_thread();
+    uint32_t nobody = 0;
     int rc;
 
-    if (WI_LIKELY(atomic_load_explicit(&queue->owner, memory_order_relaxed) == &thread_mark))
+    if (WI_LIKELY(atomic_load_explicit(&queue->owner, memory_order_relaxed) == me))
         return 0;
-    if (!atomic_compare_exchange_strong_explicit(&queue->owner, &nobody, &thread_mark,
+    if (!atomic_compare_exchange_strong_explicit(&queue->owner, &nobody, me,
                                                  memory_order_acquire, memory_order_relaxed))
         return -EPERM;
     rc = queue->backend->ops->bind(queue->backend);
     if (rc < 0)
-        atomic_store_explicit(&queue->owner, NULL, memory_order_release);
+        atomic_store_explicit(&queue->owner, 0, memory_order_release);
     return rc;
 }
 
@@ -220,7 +218,7 @@ int weir_queue_submit(struct weir_queue *queue, struct weir_job *const *jobs, si
             rc = -EBUSY;
             break;
         }
-        rc = wi_job_check(queue->engine, job);
+        rc = wi_job_check_queued(queue->engine, job);
         if (WI_LIKELY(rc == 0))
             rc = wi_queue_know_file(queue, job);
         if (WI_UNLIKELY(rc < 0))
@@ -241,7 +239,7 @@ int weir_queue_submit(struct weir_queue *queue, struct weir_job *const *jobs, si
 
 int weir_queue_post(struct weir_queue *queue, struct weir_job *job)
 {
-    int rc = wi_job_check(queue->engine, job);
+    int rc = wi_job_check_queued(queue->engine, job);
 
     if (rc < 0)
         return rc;
@@ -257,6 +255,7 @@ int weir_queue_post(struct weir_queue *queue, struct weir_job *job)
     } else {
         if (counts_on_file(job))
             atomic_fetch_add_explicit(&job->file->users, 1, memory_order_relaxed);
+        tail_of(job)->state = JOB_POSTED;
         (void)wi_inbox_push(&queue->inbox, &tail_of(job)->inbox);
         queue->backend->ops->wake(queue->backend);
     }
@@ -264,8 +263,26 @@ int weir_queue_post(struct weir_queue *queue, struct weir_job *job)
     return rc;
 }
 
+/* The link to the posted job that is next: the first, or, if there is no room, the first
+ * cancel, since it may be what makes room. NULL: none can be taken now. */
+static struct wi_inbox_node **next_pending(struct weir_queue *queue)
+{
+    struct wi_inbox_node **link = &queue->pending_first;
+
+    if (queue->taken >= queue->room) {
+        if (queue->taken >= queue->room + SPARE_SLOTS)
+            return NULL;
+        while (*link && job_of_tail(WI_CONTAINER_OF(*link, struct job_tail, inbox))->op !=
+                            WEIR_OP_CANCEL)
+            link = &(*link)->next;
+    }
+    return *link ? link : NULL;
+}
+
 static void take_posted(struct weir_queue *queue)
 {
+    struct wi_inbox_node **link;
+
     if (!wi_inbox_empty(&queue->inbox)) {
         struct wi_inbox_node *node = wi_inbox_take(&queue->inbox);
 
@@ -278,15 +295,17 @@ static void take_posted(struct weir_queue *queue)
         for (; node; node = node->next)
             queue->pending_last = node;
     }
-    while (queue->pending_first && queue->taken < queue->room) {
-        struct job_tail *tail = WI_CONTAINER_OF(queue->pending_first, struct job_tail, inbox);
+    while ((link = next_pending(queue)) != NULL) {
+        struct job_tail *tail = WI_CONTAINER_OF(*link, struct job_tail, inbox);
         struct weir_job *job = job_of_tail(tail);
 
         if (WI_UNLIKELY(wi_queue_know_file(queue, job) < 0))
             break; /* without memory: at the next turn */
-        queue->pending_first = queue->pending_first->next;
-        if (!queue->pending_first)
-            queue->pending_last = NULL;
+        *link = (*link)->next;
+        if (!*link)
+            queue->pending_last = link == &queue->pending_first
+                                      ? NULL
+                                      : WI_CONTAINER_OF(link, struct wi_inbox_node, next);
         atomic_fetch_sub_explicit(&queue->posted, 1, memory_order_relaxed);
         wi_counter_add(&queue->stats.posted, 1);
         wi_queue_take(queue, job, queue->now_ns);
@@ -379,7 +398,7 @@ static void settle_fd(struct weir_queue *queue)
         (void)timerfd_settime(queue->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
         queue->timer_set_ns = next_ns;
     }
-    if (has_due(queue) || queue->pending_first || !wi_inbox_empty(&queue->inbox) ||
+    if (has_due(queue) || next_pending(queue) || !wi_inbox_empty(&queue->inbox) ||
         (!wi_list_empty(&queue->backlog) && queue->device < queue->depth))
         wake_self(queue);
 }
@@ -522,16 +541,18 @@ int weir_queue_rebind(struct weir_queue *queue)
     if (queue->taken > 0 || atomic_load_explicit(&queue->posted, memory_order_acquire) > 0)
         return -EBUSY;
     wi_queue_drop_slots(queue, true);
+    rc = queue->backend->ops->unbind(queue->backend);
+    if (rc < 0)
+        return rc;
     close_fds(queue);
-    queue->backend->ops->unbind(queue->backend);
-    atomic_store_explicit(&queue->owner, NULL, memory_order_release);
+    atomic_store_explicit(&queue->owner, 0, memory_order_release);
     return 0;
 }
 
 static bool is_drained(struct weir_queue *queue)
 {
     return queue->taken == 0 && !queue->pending_first &&
-           atomic_load_explicit(&queue->posting, memory_order_acquire) == 0 &&
+           atomic_load_explicit(&queue->posting, memory_order_seq_cst) == 0 &&
            wi_inbox_empty(&queue->inbox);
 }
 
@@ -587,7 +608,7 @@ size_t weir_queue_inflight(struct weir_queue *queue, struct weir_inflight *list,
     uint64_t now_ns = wi_os_now(queue->os);
     size_t count = 0;
 
-    for (uint32_t i = 0; i < queue->room && count < max; i++) {
+    for (uint32_t i = 0; i < queue->room + SPARE_SLOTS && count < max; i++) {
         struct queue_slot *slot = &queue->slots[i];
         uint64_t id = atomic_load_explicit(&slot->id, memory_order_acquire);
         struct weir_inflight entry = { .job_id = id };

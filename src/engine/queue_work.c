@@ -21,9 +21,12 @@
 
 #define NO_SLOT          UINT32_MAX
 #define INLINE_MAX       (128u << 10) /* longer copies would hold up the loop */
+#define INLINE_TURN      (1u << 20)   /* bytes a turn, or completions and timers would wait */
 #define FIXED_AFTER_USES 8 /* a slot costs a system call: worth it for files used again */
 #define PIECE_MAX        (1u << 30)
 #define IOV_MAX_KERNEL   1024
+
+static bool start_here(struct weir_queue *queue, struct weir_job *job);
 
 /* ---- slots and states ------------------------------------------------------------------ */
 
@@ -44,9 +47,10 @@ static void take_slot(struct weir_queue *queue, struct weir_job *job)
 
     WEIR_DCHECK(index != NO_SLOT);
     queue->free_slot = slot->next_free;
-    slot->generation++;
+    if (++slot->generation == 0)
+        slot->generation = 1; /* an id is never 0 */
     slot->job = job;
-    tail->slot = index;
+    tail->slot = index & 0xfffffu;
     job->id = queue->number << 52 | (uint64_t)slot->generation << 20 | index;
     /* Release, each of them: a reader of the dump that sees one of these must then find that
      * the id it began with has gone. */
@@ -185,6 +189,7 @@ void wi_queue_take(struct weir_queue *queue, struct weir_job *job, uint64_t now_
     tail->submit_ns = now_ns;
     tail->start_ns = 0;
     tail->marks = 0;
+    tail->waiters = 0;
     tail->tries = 0;
     tail->rounds = 0;
     wi_list_init(&tail->timer.node);
@@ -202,8 +207,15 @@ void wi_queue_take(struct weir_queue *queue, struct weir_job *job, uint64_t now_
         tail->marks |= MARK_ORDERED;
         wi_list_push_back(&queue->order, &tail->order);
     }
-    wi_list_push_back(&queue->backlog, &tail->link);
     queue->taken++;
+    /* These need no room at the device, and must not wait for any: a cancel may be what frees
+     * it. */
+    if (job->op == WEIR_OP_NOP || job->op == WEIR_OP_CANCEL) {
+        tail->start_ns = now_ns;
+        start_here(queue, job);
+        return;
+    }
+    wi_list_push_back(&queue->backlog, &tail->link);
 }
 
 /* ---- order ----------------------------------------------------------------------------- */
@@ -213,9 +225,9 @@ static bool overlaps(const struct weir_job *a, const struct weir_job *b)
     return a->offset < b->offset + total_bytes(b) && b->offset < a->offset + total_bytes(a);
 }
 
-/* Must `job` wait for one that was taken before it? Writes wait for overlapping writes, a
- * flagged read too, a barrier for all writes of its file. */
-static bool must_hold(struct weir_queue *queue, struct weir_job *job)
+/* The latest of those taken before `job` that it must wait for, or NULL: writes wait for
+ * overlapping writes, a flagged read too, a barrier for all writes of its file. */
+static struct weir_job *find_blocker(struct weir_queue *queue, struct weir_job *job)
 {
     struct wi_list *node;
 
@@ -224,26 +236,52 @@ static bool must_hold(struct weir_queue *queue, struct weir_job *job)
 
         if (other->file == job->file && op_is_write(other->op) &&
             (op_is_sync(job->op) || overlaps(other, job)))
-            return true;
+            return other;
     }
-    return false;
+    return NULL;
 }
 
-/* An ordered job has ended: held ones that waited for it go to the front of the backlog. */
-static void release_held(struct weir_queue *queue)
+/* Put a job that must wait on the held list. Returns false if it need not wait. */
+static bool hold_job(struct weir_queue *queue, struct weir_job *job)
 {
-    struct wi_list *node = queue->held.prev;
+    struct job_tail *tail = tail_of(job);
+    struct weir_job *blocker = find_blocker(queue, job);
 
-    while (node != &queue->held) {
+    if (!blocker)
+        return false;
+    tail->held.blocker = blocker;
+    if (tail_of(blocker)->waiters < WAITERS_MAX)
+        tail_of(blocker)->waiters++;
+    wi_list_push_back(&queue->held, &tail->link);
+    return true;
+}
+
+/*
+ * An ordered job has ended: those that waited for it wait for another, or go to the front of the
+ * backlog. The held list is in the order of taking, and what waits for the job that ended is
+ * near its front, so counting `waiters` down (they may be fewer, if some were cancelled) keeps
+ * this short also with thousands of writes to one place.
+ */
+static void release_held(struct weir_queue *queue, struct weir_job *ended)
+{
+    uint32_t left = tail_of(ended)->waiters;
+    bool all = left == WAITERS_MAX;
+    struct wi_list freed;
+    struct wi_list *node;
+
+    wi_list_init(&freed);
+    for (node = queue->held.next; node != &queue->held && (all || left > 0);) {
         struct job_tail *tail = WI_CONTAINER_OF(node, struct job_tail, link);
 
-        node = node->prev;
-        if (must_hold(queue, job_of_tail(tail)))
+        node = node->next;
+        if (tail->held.blocker != ended)
             continue;
-        tail->marks &= (uint8_t)~MARK_HELD;
+        left--;
         wi_list_remove(&tail->link);
-        wi_list_push_front(&queue->backlog, &tail->link);
+        if (!hold_job(queue, job_of_tail(tail)))
+            wi_list_push_back(&freed, &tail->link);
     }
+    wi_list_splice_front(&queue->backlog, &freed);
 }
 
 /* ---- finishing ------------------------------------------------------------------------- */
@@ -325,8 +363,8 @@ static void finish(struct weir_queue *queue, struct weir_job *job, int64_t resul
     if (tail->marks & MARK_ORDERED) {
         tail->marks &= (uint8_t)~MARK_ORDERED;
         wi_list_remove(&tail->order);
-        if (WI_UNLIKELY(!wi_list_empty(&queue->held)))
-            release_held(queue);
+        if (WI_UNLIKELY(tail->waiters > 0))
+            release_held(queue, job);
     }
     tail->op.task.next = NULL;
     if (queue->done_last)
@@ -395,6 +433,8 @@ static bool try_inline(struct weir_queue *queue, struct weir_job *job)
         return false;
     }
     wi_counter_add(&queue->stats.inline_reads, 1);
+    queue->inline_left -= (uint32_t)wi_min_u64(
+        queue->inline_left, wi_max_u64(job->len, INLINE_TURN / queue->depth));
     finish(queue, job, result);
     return true;
 }
@@ -528,16 +568,15 @@ static void start_job(struct weir_queue *queue, struct weir_job *job)
 
 void wi_queue_dispatch(struct weir_queue *queue)
 {
-    while (!wi_list_empty(&queue->backlog) && queue->device < queue->depth) {
+    queue->inline_left = INLINE_TURN;
+    while (!wi_list_empty(&queue->backlog) && queue->device < queue->depth &&
+           queue->inline_left > 0) {
         struct job_tail *tail = WI_CONTAINER_OF(queue->backlog.next, struct job_tail, link);
         struct weir_job *job = job_of_tail(tail);
 
         wi_list_remove(&tail->link);
-        if (WI_UNLIKELY(tail->marks & MARK_ORDERED) && must_hold(queue, job)) {
-            tail->marks |= MARK_HELD;
-            wi_list_push_back(&queue->held, &tail->link);
+        if (WI_UNLIKELY(tail->marks & MARK_ORDERED) && hold_job(queue, job))
             continue;
-        }
         start_job(queue, job);
         if (WI_UNLIKELY(tail->state == JOB_QUEUED))
             break; /* the backend has no room before its next turn */
@@ -665,10 +704,13 @@ static void fire_timer(struct weir_queue *queue, struct weir_job *job)
         }
         break;
     case JOB_DEVICE:
-        tail->marks |= MARK_EXPIRED;
-        queue->backend->ops->cancel(queue->backend, &tail->op);
+        if (queue->backend->ops->cancel(queue->backend, &tail->op) == 0)
+            tail->marks |= MARK_EXPIRED;
+        else /* no room for the request: again at the next tick */
+            wi_wheel_add(&queue->wheel, &tail->timer, queue->now_ns);
         break;
     case JOB_IDLE:
+    case JOB_POSTED:
     case JOB_DONE:
         WEIR_ASSERT(!"a timer of a job that has ended");
     }
@@ -705,12 +747,14 @@ static int cancel_job(struct weir_queue *queue, struct weir_job *job)
     case JOB_DEVICE:
         if (tail->marks & MARK_CANCEL_ASKED)
             return -EALREADY;
+        if (queue->backend->ops->cancel(queue->backend, &tail->op) < 0)
+            return -EAGAIN;
         tail->marks |= MARK_CANCEL_ASKED;
-        queue->backend->ops->cancel(queue->backend, &tail->op);
         return 0;
     case JOB_DONE:
         return -EALREADY;
     case JOB_IDLE:
+    case JOB_POSTED:
         break;
     }
     return -ENOENT;
@@ -720,7 +764,7 @@ int wi_queue_cancel_id(struct weir_queue *queue, uint64_t job_id)
 {
     uint32_t index = (uint32_t)(job_id & 0xfffff);
 
-    if (job_id == 0 || index >= queue->room ||
+    if (job_id == 0 || index >= queue->room + SPARE_SLOTS ||
         atomic_load_explicit(&queue->slots[index].id, memory_order_relaxed) != job_id)
         return -ENOENT;
     return cancel_job(queue, queue->slots[index].job);
@@ -728,7 +772,7 @@ int wi_queue_cancel_id(struct weir_queue *queue, uint64_t job_id)
 
 void wi_queue_cancel_all(struct weir_queue *queue)
 {
-    for (uint32_t i = 0; i < queue->room; i++)
+    for (uint32_t i = 0; i < queue->room + SPARE_SLOTS; i++)
         if (atomic_load_explicit(&queue->slots[i].id, memory_order_relaxed) != 0)
             (void)cancel_job(queue, queue->slots[i].job);
 }

@@ -18,7 +18,7 @@ static _Atomic uint32_t next_thread;
 static __thread uint32_t thread_number __attribute__((tls_model("initial-exec")));
 static __thread uint32_t sample_count __attribute__((tls_model("initial-exec")));
 
-static uint32_t this_thread(void)
+uint32_t wi_this_thread(void)
 {
     if (thread_number == 0)
         thread_number = atomic_fetch_add_explicit(&next_thread, 1, memory_order_relaxed) + 1;
@@ -32,7 +32,7 @@ bool wi_stats_sample(void)
 
 struct blocking_stats *wi_stats_shard(struct weir_engine *engine)
 {
-    return &engine->blocking[this_thread() % BLOCKING_SHARDS];
+    return &engine->blocking[wi_this_thread() % BLOCKING_SHARDS];
 }
 
 /* Make a histogram where there is none. Several threads may try; one wins. */

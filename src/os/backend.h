@@ -70,8 +70,9 @@ struct wi_backend_ops {
 
     /* The calling thread becomes the owner. Returns 0 or a negative errno. */
     int (*bind)(struct wi_backend *backend);
-    /* Undo bind. Nothing is started. The next bind may come from another thread. */
-    void (*unbind)(struct wi_backend *backend);
+    /* Undo bind. Nothing is started. The next bind may come from another thread. Returns 0, or
+     * a negative errno and changes nothing. */
+    int (*unbind)(struct wi_backend *backend);
 
     /* Stage one operation. Returns 0, or -EAGAIN if there is no room before the next turn.
      * Never blocks. */
@@ -87,8 +88,9 @@ struct wi_backend_ops {
     int (*turn)(struct wi_backend *backend, uint32_t want, uint64_t until_ns,
                 struct wi_op **ret_done);
 
-    /* Ask for a started operation to be cancelled. It still comes back from turn. */
-    void (*cancel)(struct wi_backend *backend, struct wi_op *op);
+    /* Ask for a started operation to be cancelled. It still comes back from turn. Returns 0, or
+     * -EAGAIN if there is no room for the request now. */
+    int (*cancel)(struct wi_backend *backend, struct wi_op *op);
 
     /* End a wait in `turn`, now or at the next one. Once `fd` was called, it also becomes
      * readable: at once, or when the turn under way ends, because what the wake announces may

@@ -237,7 +237,7 @@ static void collect_due(struct null_backend *null)
     }
 }
 
-static void null_cancel(struct wi_backend *backend, struct wi_op *op)
+static int null_cancel(struct wi_backend *backend, struct wi_op *op)
 {
     struct null_backend *null = null_of(backend);
 
@@ -254,6 +254,7 @@ static void null_cancel(struct wi_backend *backend, struct wi_op *op)
     /* Outside turn the descriptor has to tell. */
     if (null->epoll_fd >= 0 && next_due(null) == 0 && wi_waker_wake(&null->waker))
         count_call(null);
+    return 0;
 }
 
 /* ---- turn -------------------------------------------------------------------------------- */
@@ -404,7 +405,7 @@ static int null_bind(struct wi_backend *backend)
 }
 
 /* The descriptor's upkeep ends here. A write that is still on its way stays owed. */
-static void null_unbind(struct wi_backend *backend)
+static int null_unbind(struct wi_backend *backend)
 {
     struct null_backend *null = null_of(backend);
 
@@ -412,6 +413,7 @@ static void null_unbind(struct wi_backend *backend)
     if (null->epoll_fd >= 0 && wi_waker_settle(&null->waker) > 0)
         count_call(null);
     close_descriptor(null);
+    return 0;
 }
 
 static void null_stats(struct wi_backend *backend, struct wi_backend_stats *ret_stats)

@@ -74,7 +74,7 @@ static int threads_bind(struct wi_backend *backend)
 }
 
 /* The descriptor's upkeep ends here. A write that is still on its way stays owed. */
-static void threads_unbind(struct wi_backend *backend)
+static int threads_unbind(struct wi_backend *backend)
 {
     struct threads_backend *threads = threads_of(backend);
 
@@ -83,6 +83,7 @@ static void threads_unbind(struct wi_backend *backend)
         count_calls(threads, wi_waker_settle(&threads->waker));
     threads->fd_mode = false;
     threads->announced = false;
+    return 0;
 }
 
 static int threads_start(struct wi_backend *backend, struct wi_op *op)
@@ -184,10 +185,11 @@ static int threads_turn(struct wi_backend *backend, uint32_t want, uint64_t unti
     return (int)count;
 }
 
-static void threads_cancel(struct wi_backend *backend, struct wi_op *op)
+static int threads_cancel(struct wi_backend *backend, struct wi_op *op)
 {
     (void)backend;
     wi_calls_cancel(op);
+    return 0;
 }
 
 static void threads_wake(struct wi_backend *backend)

@@ -67,7 +67,7 @@ struct uring {
     /* Owner thread only. */
     struct io_uring ring;
     bool has_ring;
-    bool has_region;
+    size_t registered; /* so much of the region, from its start */
     bool has_files;
     int event_fd;   /* registered with the ring; -1 until an event loop asks for it */
     int epoll_fd;   /* the two that wake an event loop; -1 likewise */
@@ -133,15 +133,11 @@ static int enable_ring(struct io_uring *ring)
                : 0;
 }
 
-static int make_ring(struct uring *u)
+static void take_ring(struct uring *u, const struct io_uring *ring)
 {
-    uint32_t flags;
-    int rc = create_ring(&u->ring, u->entries, &flags);
-
-    u->has_ring = rc == 0;
-    if (rc == 0)
-        (void)io_uring_ring_dontfork(&u->ring);
-    return rc;
+    u->ring = *ring;
+    u->has_ring = true;
+    (void)io_uring_ring_dontfork(&u->ring);
 }
 
 static void close_loop_fds(struct uring *u)
@@ -159,7 +155,7 @@ static void end_ring(struct uring *u)
     if (u->has_ring)
         io_uring_queue_exit(&u->ring);
     u->has_ring = false;
-    u->has_region = false;
+    u->registered = 0;
     u->has_files = false;
     u->polls = 0;
     close_loop_fds(u);
@@ -171,11 +167,6 @@ static int uring_bind(struct wi_backend *backend)
     unsigned int workers[2] = { WORKERS_MAX, WORKERS_MAX };
     int rc;
 
-    if (!u->has_ring) {
-        rc = make_ring(u);
-        if (rc < 0)
-            return rc;
-    }
     rc = enable_ring(&u->ring);
     if (rc < 0)
         return rc;
@@ -184,23 +175,36 @@ static int uring_bind(struct wi_backend *backend)
     (void)io_uring_register_iowq_max_workers(&u->ring, workers);
     if (u->file_slots > 0)
         u->has_files = io_uring_register_files_sparse(&u->ring, u->file_slots) == 0;
-    if (u->region) {
-        struct iovec region = { u->region, u->region_size };
+    /* As much of the region as may be locked in memory. */
+    u->registered = u->region_size;
+    while (u->registered > 0) {
+        struct iovec region = { u->region, u->registered };
 
-        u->has_region = io_uring_register_buffers(&u->ring, &region, 1) == 0;
+        if (io_uring_register_buffers(&u->ring, &region, 1) == 0)
+            break;
+        u->registered = u->registered / 2 & ~(size_t)4095;
     }
     return 0;
 }
 
-static void uring_unbind(struct wi_backend *backend)
+static int uring_unbind(struct wi_backend *backend)
 {
     struct uring *u = uring_of(backend);
+    struct io_uring next;
+    uint32_t flags;
+    int rc = create_ring(&next, u->entries, &flags);
 
+    /* The next owner's ring first: the submitter of a ring cannot be changed, and without a ring
+     * the queue would be of no use to anybody. */
+    if (rc < 0)
+        return rc;
     end_ring(u);
+    take_ring(u, &next);
     wi_waker_disarm(&u->waker);
     wi_waker_drain(&u->waker);
     u->armed = false;
     atomic_store_explicit(&u->woken, 0, memory_order_relaxed);
+    return 0;
 }
 
 /* ---- staging --------------------------------------------------------------------------- */
@@ -220,7 +224,8 @@ static struct io_uring_sqe *take_sqe(struct uring *u)
 
 static void fill_sqe(struct uring *u, struct io_uring_sqe *sqe, const struct wi_op *op)
 {
-    bool fixed = (op->flags & WI_OP_FIXED_BUFFER) && u->has_region;
+    bool fixed = (op->flags & WI_OP_FIXED_BUFFER) &&
+                 op->addr - (uint64_t)(uintptr_t)u->region + op->len <= u->registered;
     uint8_t opcode = IORING_OP_NOP;
 
     switch ((enum wi_op_kind)op->kind) {
@@ -273,22 +278,22 @@ static int uring_start(struct wi_backend *backend, struct wi_op *op)
     return 0;
 }
 
-static void uring_cancel(struct wi_backend *backend, struct wi_op *op)
+static int uring_cancel(struct wi_backend *backend, struct wi_op *op)
 {
     struct uring *u = uring_of(backend);
     struct io_uring_sqe *sqe;
 
     if (op->kind == WI_OP_CALL) {
         (void)wi_calls_cancel(op);
-        return;
+        return 0;
     }
-    /* No room even after submitting: the kernel is short of memory. The operation goes on as
-     * if it had been too late to cancel it. */
+    /* No room even after submitting: the kernel is short of memory. */
     sqe = take_sqe(u);
     if (!sqe)
-        return;
+        return -EAGAIN;
     io_uring_prep_cancel64(sqe, (uint64_t)(uintptr_t)op, 0);
     sqe->user_data = TAG_CANCEL;
+    return 0;
 }
 
 /* Have `count` wake polls armed. */
@@ -445,7 +450,7 @@ static int enter_and_wait(struct uring *u, uint32_t need, uint64_t until_ns,
      * the time has not either.
      */
     reap(u, chain);
-    return u->seen == 0 && wi_calls_ready(&u->calls) == 0 &&
+    return u->seen == 0 && io_uring_sq_ready(&u->ring) == 0 && wi_calls_ready(&u->calls) == 0 &&
                    (until_ns == UINT64_MAX || wi_os_now(u->base.os) < until_ns)
                ? -EINTR
                : 0;
@@ -470,6 +475,17 @@ static void prepare_sleep(struct uring *u, struct chain *chain)
     if (atomic_exchange_explicit(&u->woken, 0, memory_order_seq_cst) || needs_enter(u) ||
         wi_calls_ready(&u->calls) > 0)
         signal_self(u);
+}
+
+/*
+ * An exchange, and only if there is something to take: a plain store could land after a wake
+ * that comes meanwhile, and cover it, while the queue's look for posts, made after it, had seen
+ * nothing yet.
+ */
+static void forget_wake(struct uring *u)
+{
+    if (atomic_load_explicit(&u->woken, memory_order_relaxed))
+        (void)atomic_exchange_explicit(&u->woken, 0, memory_order_acq_rel);
 }
 
 static int uring_turn(struct wi_backend *backend, uint32_t want, uint64_t until_ns,
@@ -504,7 +520,7 @@ static int uring_turn(struct wi_backend *backend, uint32_t want, uint64_t until_
     if (u->epoll_fd >= 0)
         prepare_sleep(u, &chain);
     else
-        atomic_store_explicit(&u->woken, 0, memory_order_relaxed);
+        forget_wake(u);
     *ret_done = chain.first;
     return rc < 0 ? rc : (int)chain.count;
 }
@@ -599,6 +615,8 @@ int wi_backend_uring_open(const struct wi_backend_options *options,
 {
     struct uring *u = aligned_alloc(WI_CACHE_LINE, (sizeof(*u) + WI_CACHE_LINE - 1) &
                                                        ~(size_t)(WI_CACHE_LINE - 1));
+    struct io_uring ring;
+    uint32_t flags;
     int rc;
 
     if (!u)
@@ -617,11 +635,12 @@ int wi_backend_uring_open(const struct wi_backend_options *options,
     if (rc < 0)
         goto fail;
     wi_calls_init(&u->calls, options->pool, &u->waker, NULL);
-    rc = make_ring(u);
+    rc = create_ring(&ring, u->entries, &flags);
     if (rc < 0) {
         wi_waker_fini(&u->waker);
         goto fail;
     }
+    take_ring(u, &ring);
     *ret_backend = &u->base;
     return 0;
 

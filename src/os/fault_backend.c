@@ -247,20 +247,19 @@ static int fault_start(struct wi_backend *backend, struct wi_op *op)
     return 0;
 }
 
-static void fault_cancel(struct wi_backend *backend, struct wi_op *op)
+static int fault_cancel(struct wi_backend *backend, struct wi_op *op)
 {
     struct fault_backend *fault = fault_of(backend);
     struct held_op *held;
 
     if (op->kind == WI_OP_CALL) {
-        fault->inner->ops->cancel(fault->inner, op);
-        return;
+        return fault->inner->ops->cancel(fault->inner, op);
     }
     if (!op->busy)
-        return; /* over, and returned by the next turn */
+        return 0; /* over, and returned by the next turn */
     held = WI_CONTAINER_OF(op->task.next, struct held_op, op.task);
     if (held->state == INNER) {
-        fault->inner->ops->cancel(fault->inner, &held->op);
+        return fault->inner->ops->cancel(fault->inner, &held->op);
     } else if (held->verdict.rule.cancellable) {
         wi_list_remove(&held->node);
         held->verdict.rule.error = -ECANCELED;
@@ -269,6 +268,7 @@ static void fault_cancel(struct wi_backend *backend, struct wi_op *op)
         if (fault->epoll_fd >= 0)
             fault->inner->ops->wake(fault->inner);
     }
+    return 0;
 }
 
 /* What the inner backend returned becomes the caller's. */
@@ -416,12 +416,15 @@ static void close_descriptor(struct fault_backend *fault)
     fault->timer_ns = UINT64_MAX;
 }
 
-static void fault_unbind(struct wi_backend *backend)
+static int fault_unbind(struct wi_backend *backend)
 {
     struct fault_backend *fault = fault_of(backend);
 
-    close_descriptor(fault);
-    fault->inner->ops->unbind(fault->inner);
+    int rc = fault->inner->ops->unbind(fault->inner);
+
+    if (rc == 0)
+        close_descriptor(fault);
+    return rc;
 }
 
 static void fault_wake(struct wi_backend *backend)
