@@ -545,10 +545,11 @@ static void start_job(struct weir_queue *queue, struct weir_job *job)
 
     if (tail->start_ns == 0)
         tail->start_ns = queue->now_ns;
+    if (op_is_read(job->op) || op_is_write(job->op))
+        wi_job_touch(job); /* the buffer may have died since submit */
     if (start_here(queue, job))
         return;
     if (op_is_read(job->op) || op_is_write(job->op)) {
-        wi_job_touch(job); /* it may have died since submit */
         fill_transfer(queue, job, op);
     } else {
         op->kind = WI_OP_CALL;
