@@ -9,6 +9,9 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/pool.h"
 #include "base_test.h"
@@ -21,6 +24,8 @@
 
 static _Atomic int creations_left = ANY_NUMBER;
 static _Atomic int creations_tried;
+static _Atomic bool hold_creation;      /* the next ones wait here, and then fail */
+static _Atomic uint32_t creations_held; /* how many have come to wait */
 
 /* NOLINTBEGIN(bugprone-reserved-identifier): the linker's --wrap makes these names. */
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *),
@@ -32,6 +37,12 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(
                           void *arg)
 {
     atomic_fetch_add(&creations_tried, 1);
+    if (atomic_load(&hold_creation)) {
+        atomic_fetch_add(&creations_held, 1);
+        while (atomic_load(&hold_creation))
+            sched_yield();
+        return EAGAIN;
+    }
     if (atomic_fetch_sub(&creations_left, 1) <= 0)
         return EAGAIN;
     return __real_pthread_create(thread, attr, run, arg);
@@ -64,6 +75,8 @@ static int set_up(void **state)
     atomic_store(&gate, false);
     atomic_store(&creations_left, ANY_NUMBER);
     atomic_store(&creations_tried, 0);
+    atomic_store(&hold_creation, false);
+    atomic_store(&creations_held, 0);
     return base_watchdog(state);
 }
 
@@ -490,6 +503,74 @@ static void pool__survives_random_failures(void **state)
     }
 }
 
+static _Atomic bool second_gate;
+static _Atomic pid_t second_tid;
+
+static void run_until_second_gate(struct wi_task *task)
+{
+    atomic_store(&second_tid, (pid_t)syscall(SYS_gettid));
+    atomic_fetch_add(&running, 1);
+    while (!atomic_load(&second_gate))
+        sched_yield();
+    run_count_up(task);
+}
+
+static bool thread_sleeps(pid_t tid)
+{
+    char path[64];
+    char text[256] = "";
+    const char *state;
+    FILE *stream;
+
+    (void)snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
+    stream = fopen(path, "re");
+    assert_non_null(stream);
+    assert_non_null(fgets(text, sizeof(text), stream));
+    (void)fclose(stream);
+    state = strrchr(text, ')');
+    return state && state[1] == ' ' && state[2] == 'S';
+}
+
+static void *submit_third(void *arg)
+{
+    submit(arg, WI_LANE_IO, 2, 3, run_count_up);
+    return NULL;
+}
+
+/* While a thread is being created nobody else is called for. If it then cannot be created,
+ * and a worker has gone to sleep meanwhile, that one is called: the first worker may be busy for
+ * long. */
+static void pool__failed_start_wakes_a_sleeper(void **state)
+{
+    struct wi_pool *pool = create(3, 1, 1);
+    pthread_t submitter;
+
+    (void)state;
+    atomic_store(&second_gate, false);
+    submit(pool, WI_LANE_IO, 0, 1, run_until_gate);
+    wait_for(&running, 1);
+    submit(pool, WI_LANE_IO, 1, 2, run_until_second_gate);
+    wait_for(&running, 2);
+
+    /* The third task calls for a third thread; the second does it meanwhile, and sleeps. */
+    atomic_store(&hold_creation, true);
+    assert_int_equal(__real_pthread_create(&submitter, NULL, submit_third, pool), 0);
+    wait_for(&creations_held, 1);
+    atomic_store(&second_gate, true);
+    wait_for(&run_count, 2);
+    while (!thread_sleeps(atomic_load(&second_tid)))
+        sched_yield();
+
+    submit(pool, WI_LANE_IO, 3, 4, run_count_up);
+    atomic_store(&hold_creation, false);
+    wait_for(&run_count, 3);
+    pthread_join(submitter, NULL);
+    assert_int_equal(atomic_load(&probes[0].runs), 0);
+    atomic_store(&gate, true);
+    wi_pool_destroy(pool);
+    check_each_ran_once(4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -506,6 +587,7 @@ int main(void)
         cmocka_unit_test_setup(pool__knows_its_threads, set_up),
         cmocka_unit_test_setup(pool__no_thread_runs_on_the_caller, set_up),
         cmocka_unit_test_setup(pool__no_second_thread_uses_the_first, set_up),
+        cmocka_unit_test_setup(pool__failed_start_wakes_a_sleeper, set_up),
         cmocka_unit_test_setup(pool__survives_random_failures, set_up),
     };
 
