@@ -105,9 +105,10 @@ WEIR_API int weir_queue_fd(struct weir_queue *queue);
 
 /*
  * Hand one job to another thread's queue. `done` runs on its owner's thread. 0 means taken;
- * -EBUSY, -EINVAL, -EBADF and -ESHUTDOWN as for submit. It gets its id when the owner takes it
- * over. A WEIR_OP_CANCEL is acted on even if the queue has no room. The queue must not be closed
- * meanwhile by its owner: that is the caller's to see to.
+ * -EBUSY, -EINVAL, -EBADF and -ESHUTDOWN as for submit. The job gets its id when the owner
+ * takes it over. Of WEIR_OP_CANCEL 64 more are taken than of others, and they are acted on even
+ * if the queue has no room. The queue must not be closed meanwhile: that is the caller's to
+ * see to.
  * Thread: any. Blocks: never. Allocates: never.
  */
 WEIR_API int weir_queue_post(struct weir_queue *queue, struct weir_job *job);

@@ -219,7 +219,7 @@ static int64_t do_call(struct weir_engine *engine, struct weir_job *job)
     int64_t result = wi_job_call(engine, job);
 
     wi_stats_blocking(engine, job->op, result, 0, start_ns);
-    /* A file that was closed is gone, with its name: call.c has filled the record. */
+    /* A file that was closed is gone, with its name: wi_file_close has filled the record. */
     if (result < 0 && job->op != WEIR_OP_CLOSE)
         wi_error_set(job->error, result, job->op,
                      job->path   ? job->path

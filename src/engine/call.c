@@ -62,21 +62,6 @@ static int64_t list_directory(const struct wi_os *os, struct weir_job *job)
     return (int64_t)to;
 }
 
-/* The file's name goes with it, so the record of a failure is filled here. */
-static int close_file(struct weir_job *job)
-{
-    struct weir_error error = { 0 };
-    int rc;
-
-    if (!job->error)
-        return wi_file_close(job->file);
-    wi_error_set(&error, -EIO, WEIR_OP_CLOSE, job->file->path, NULL); /* copies the name */
-    rc = wi_file_close(job->file);
-    if (rc < 0)
-        wi_error_set(job->error, rc, WEIR_OP_CLOSE, error.path, NULL);
-    return rc;
-}
-
 static int64_t call_once(struct weir_engine *engine, struct weir_job *job)
 {
     const struct wi_os *os = engine->os;
@@ -97,7 +82,7 @@ static int64_t call_once(struct weir_engine *engine, struct weir_job *job)
             *(struct weir_file **)job->buf = opened;
         return rc;
     case WEIR_OP_CLOSE:
-        return close_file(job);
+        return wi_file_close(file, job->error);
     case WEIR_OP_STAT:
         return wi_file_stat(engine, file, job->path, (job->flags & WEIR_JOB_NOFOLLOW) != 0,
                             job->buf);

@@ -184,7 +184,8 @@ struct weir_file {
 /* Open on behalf of a blocking call or a job. */
 int wi_file_open(struct weir_engine *engine, struct weir_file *dir, const char *path,
                  uint32_t flags, uint32_t mode, struct weir_file **ret_file);
-int wi_file_close(struct weir_file *file);
+/* Fills `error` (may be NULL) itself if it fails: the file's name goes with the file. */
+int wi_file_close(struct weir_file *file, struct weir_error *error);
 int wi_file_sync(struct weir_file *file, uint32_t how);
 int wi_file_stat(struct weir_engine *engine, struct weir_file *file, const char *path,
                  bool nofollow, struct weir_stat *ret_stat);

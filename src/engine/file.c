@@ -267,7 +267,7 @@ int weir_file_adopt(struct weir_engine *engine, int fd, const char *name,
     return rc < 0 ? wi_error_set(error, rc, WEIR_OP_OPEN, name, NULL) : 0;
 }
 
-int wi_file_close(struct weir_file *file)
+int wi_file_close(struct weir_file *file, struct weir_error *error)
 {
     struct weir_engine *engine;
     int sync_error;
@@ -277,20 +277,26 @@ int wi_file_close(struct weir_file *file)
 
     engine = file->engine;
     if (open_flags != 0 && atomic_load_explicit(&file->users, memory_order_acquire) != 0)
-        return -EBUSY;
+        return wi_error_set(error, -EBUSY, WEIR_OP_CLOSE, NULL,
+                            "jobs on the file are in flight; wait for them first");
     /* Of two closes at once, one wins. */
     if (open_flags == 0 ||
         !atomic_compare_exchange_strong_explicit(&file->open_flags, &open_flags, 0,
                                                  memory_order_acq_rel, memory_order_relaxed))
-        return -EBADF;
+        return wi_error_set(error, -EBADF, WEIR_OP_CLOSE, NULL, "the file is closed");
     atomic_fetch_add_explicit(&file->generation, 1, memory_order_release);
     atomic_fetch_add_explicit(&engine->closes, 1, memory_order_release);
     sync_error = wi_file_sync_error(file);
     rc = engine->os->ops->close(engine->os, file->fd);
     if (rc == -ECANCELED)
         rc = -EIO; /* see retry.c */
+    if (rc == 0)
+        rc = sync_error;
+    /* Here, since the name goes with the file. */
+    if (rc < 0)
+        wi_error_set(error, rc, WEIR_OP_CLOSE, file->path, NULL);
     give_file_back(file);
-    return sync_error < 0 ? sync_error : rc;
+    return rc;
 }
 
 int weir_file_close(struct weir_file *file)
@@ -301,7 +307,7 @@ int weir_file_close(struct weir_file *file)
     if (!file)
         return 0;
     engine = file->engine;
-    rc = wi_file_close(file);
+    rc = wi_file_close(file, NULL);
     wi_stats_blocking(engine, WEIR_OP_CLOSE, rc, 0, 0);
     return rc;
 }

@@ -28,6 +28,7 @@
 
 #define DEPTH_DEFAULT  128
 #define DEPTH_MAX      4096
+#define CANCELS_MORE    64 /* posted ones, beyond what the queue has room for */
 #define DEPTH_LEAST    8 /* of a ring, before threads are the better choice */
 #define BACKLOG_MAX    (1u << 19)
 #define BACKLOG_LEAST  1024
@@ -249,7 +250,7 @@ int weir_queue_post(struct weir_queue *queue, struct weir_job *job)
     if (atomic_load_explicit(&queue->closing, memory_order_seq_cst)) {
         rc = -ESHUTDOWN;
     } else if (atomic_fetch_add_explicit(&queue->posted, 1, memory_order_relaxed) >=
-               queue->room) {
+               queue->room + (job->op == WEIR_OP_CANCEL ? CANCELS_MORE : 0)) {
         atomic_fetch_sub_explicit(&queue->posted, 1, memory_order_relaxed);
         rc = -EBUSY;
     } else {

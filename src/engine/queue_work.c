@@ -326,7 +326,7 @@ static void fill_error(struct weir_job *job)
     bool stopped = job->result == -ECANCELED || job->result == -ETIMEDOUT;
     const char *path;
 
-    /* A file that a CLOSE was done to is gone, with its name: call.c has filled the record. */
+    /* A file that a CLOSE was done to is gone, with its name: wi_file_close filled the record. */
     if (job->op == WEIR_OP_CLOSE && !stopped) {
         job->error->job_id = job->id;
         return;
