@@ -44,7 +44,7 @@ struct weir_stats_op {
     uint64_t expired;
     uint64_t bytes;             /* moved */
     struct weir_latency wait;   /* jobs: submit to start */
-    struct weir_latency device; /* jobs: start to completion; blocking: one in 16 is timed */
+    struct weir_latency device; /* jobs: start to completion; blocking: one in 17 is timed */
     struct weir_latency total;  /* jobs: submit to `done` */
 };
 

@@ -14,6 +14,8 @@
 
 #include "base/json.h"
 
+#define SAMPLE_EVERY 17
+
 static _Atomic uint32_t next_thread;
 static __thread uint32_t thread_number __attribute__((tls_model("initial-exec")));
 static __thread uint32_t sample_count __attribute__((tls_model("initial-exec")));
@@ -27,7 +29,8 @@ uint32_t wi_this_thread(void)
 
 bool wi_stats_sample(void)
 {
-    return (sample_count++ & 15) == 0;
+    /* Every 17th, so that a thread that reads and writes in turn has both timed. */
+    return sample_count++ % SAMPLE_EVERY == 0;
 }
 
 struct blocking_stats *wi_stats_shard(struct weir_engine *engine)
