@@ -77,7 +77,9 @@ struct weir_copy_options {
  * changed while it was read, and no copy was published; -WEIR_EMISMATCH, the copy did not
  * read back as it was written, and was not published; -EISDIR, a directory without
  * WEIR_COPY_RECURSIVE, or one that a file was to replace; -ENOTDIR, the reverse; -EINVAL,
- * a file onto itself, or a directory into itself; -EOPNOTSUPP, a device, pipe or socket.
+ * a file onto itself, or a directory into itself; -EEXIST, another source has the same name
+ * already, or a device, pipe or socket has it, which nothing replaces; -EOPNOTSUPP, the
+ * source is a device, pipe or socket.
  *
  * Returns 0, or the code of the first error: whatever could be copied has been all the same,
  * and `result` is filled. -EINVAL if the arguments make no sense (then `failed` is called

@@ -291,13 +291,17 @@ static int refuse_doubles(struct copy *copy)
     qsort(list, copy->sources_count, sizeof(*list), by_name);
     for (size_t i = copy->sources_count - 1; i > 0; i--) {
         size_t index = list[i].index;
+        bool nameless;
 
-        if (strcmp(list[i].name, ".") == 0 || strcmp(list[i].name, list[i - 1].name) != 0)
+        if (strcmp(list[i].name, list[i - 1].name) != 0)
             continue;
+        /* Their contents go into the directory itself, where they might meet. */
+        nameless = strcmp(list[i].name, ".") == 0;
         free(copy->names[index]);
         copy->names[index] = NULL;
         fail_early(copy, -EEXIST, 0, copy->sources[index],
-                   "another source before it has the same last name");
+                   nameless ? "another source before it goes into the directory itself, too"
+                            : "another source before it has the same last name");
     }
     free(list);
     return 0;

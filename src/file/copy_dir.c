@@ -396,6 +396,9 @@ static int make_copy_dir(struct copy_worker *worker, struct copy_dir *dir, int *
     int rc = os->ops->mkdirat(os, dir->parent->copy_fd, dir->copy_name, 0700);
     int fd;
 
+    if (rc == -EEXIST && dir->parent->fresh)
+        return copy_problem_text(worker, rc, WEIR_OP_MKDIR, true,
+                                 "this copy already made something of that name");
     if (rc < 0 && rc != -EEXIST)
         return copy_problem(worker, rc, WEIR_OP_MKDIR, true);
     dir->fresh = rc == 0;

@@ -18,6 +18,7 @@
  */
 #include <dirent.h>
 #include <fcntl.h>
+#include <stdio.h> /* RENAME_NOREPLACE */
 #include <string.h>
 
 #include <xxhash.h>
@@ -27,6 +28,7 @@
 
 #define OPEN_SOURCE  (O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
 #define LINK_MAX_LEN ((size_t)64 << 10)
+#define MADE_ALREADY "this copy already made a file of that name"
 
 /* ---- reads and writes --------------------------------------------------------------------- */
 
@@ -195,6 +197,9 @@ static int check_taken(struct copy_worker *worker, struct copy_dir *dir, const c
     if (S_ISDIR(st.stx_mode))
         return copy_problem_text(worker, -EISDIR, WEIR_OP_RENAME, true,
                                  "a directory has this name, and is not replaced by a file");
+    if (!S_ISREG(st.stx_mode) && !S_ISLNK(st.stx_mode))
+        return copy_problem_text(worker, -EEXIST, WEIR_OP_RENAME, true,
+                                 "a device, pipe or socket has this name, and is not replaced");
     *ret_taken = true;
     return 0;
 }
@@ -229,6 +234,30 @@ static int flush_writes(struct copy_worker *worker, struct copy_file *file)
     return rc < 0 ? copy_problem(worker, rc, WEIR_OP_CLOSE, true) : 0;
 }
 
+/*
+ * Give the temporary its name. In a directory that is new with this copy, whatever has the
+ * name got it from this copy too: two sources that the destination takes for one name.
+ */
+static int publish(struct copy_worker *worker, struct copy_dir *dir, const char *temp,
+                   const char *copy_name)
+{
+    struct copy *copy = worker->copy;
+    const struct wi_os *os = copy->os;
+    int fd = dir->copy_fd;
+    int rc = -EINVAL;
+
+    if (dir->fresh && !copy_get(&copy->no_noreplace)) {
+        rc = os->ops->renameat2(os, fd, temp, fd, copy_name, RENAME_NOREPLACE);
+        if (rc == -EEXIST)
+            return copy_problem_text(worker, rc, WEIR_OP_RENAME, true, MADE_ALREADY);
+        if (rc == -EINVAL)
+            atomic_store_explicit(&copy->no_noreplace, 1, memory_order_relaxed);
+    }
+    if (rc == -EINVAL)
+        rc = os->ops->renameat2(os, fd, temp, fd, copy_name, 0);
+    return rc < 0 ? copy_problem(worker, rc, WEIR_OP_RENAME, true) : 0;
+}
+
 /* Steps 2 to 6. The source is open. */
 static int make_copy(struct copy_worker *worker, struct copy_file *file)
 {
@@ -253,11 +282,9 @@ static int make_copy(struct copy_worker *worker, struct copy_file *file)
         goto out;
 
     metadata_rc = copy_metadata(worker, file->copy_fd, &file->stat, 0600);
-    rc = os->ops->renameat2(os, dir_fd, file->temp, dir_fd, file->copy_name, 0);
-    if (rc < 0) {
-        copy_problem(worker, rc, WEIR_OP_RENAME, true);
+    rc = publish(worker, file->dir, file->temp, file->copy_name);
+    if (rc < 0)
         goto out;
-    }
     file->temp[0] = '\0';
     copy_add(&copy->files, 1);
     copy_add(&copy->bytes, file->stat.stx_size);
@@ -349,15 +376,15 @@ static int replace_by_link(struct copy_worker *worker, struct copy_dir *dir,
 
     if (fd < 0)
         return copy_problem(worker, fd, WEIR_OP_MKDIR, true);
-    rc = os->ops->symlinkat(os, target, fd, "link");
+    rc = os->ops->symlinkat(os, target, fd, COPY_TEMP_LINK);
     if (rc < 0) {
         copy_problem(worker, rc, WEIR_OP_SYMLINK, true);
     } else {
-        times_rc = link_times(worker, fd, "link", source);
-        rc = os->ops->renameat2(os, fd, "link", dir->copy_fd, copy_name, 0);
+        times_rc = link_times(worker, fd, COPY_TEMP_LINK, source);
+        rc = os->ops->renameat2(os, fd, COPY_TEMP_LINK, dir->copy_fd, copy_name, 0);
         if (rc < 0) {
             copy_problem(worker, rc, WEIR_OP_RENAME, true);
-            os->ops->unlinkat(os, fd, "link", 0);
+            os->ops->unlinkat(os, fd, COPY_TEMP_LINK, 0);
         }
     }
     os->ops->unlinkat(os, dir->copy_fd, temp, AT_REMOVEDIR);
@@ -396,6 +423,8 @@ static int copy_link(struct copy_worker *worker, struct copy_dir *dir,
     /* A link is complete from the start, so a free name needs no temporary. */
     if (!taken) {
         rc = os->ops->symlinkat(os, target, dir->copy_fd, entry->copy_name);
+        if (rc == -EEXIST && dir->fresh)
+            return copy_problem_text(worker, rc, WEIR_OP_SYMLINK, true, MADE_ALREADY);
         taken = rc == -EEXIST;
         if (rc < 0 && !taken)
             return copy_problem(worker, rc, WEIR_OP_SYMLINK, true);

@@ -29,6 +29,7 @@
 #define COPY_ALIGN     4096u
 #define COPY_LIST_SIZE ((size_t)32 << 10) /* of a directory, at a time */
 #define COPY_TEMP_MAX  128                /* bytes of a temporary's name, with its NUL */
+#define COPY_TEMP_LINK "link"             /* the one thing in a temporary directory */
 
 /* ---- directories ----------------------------------------------------------------------- */
 
@@ -161,6 +162,7 @@ struct copy {
     _Atomic uint32_t idle;
     _Atomic int stop; /* 0, or -ECANCELED */
     _Atomic int no_clone;
+    _Atomic int no_noreplace; /* renames that refuse a taken name are not there */
     _Atomic uint64_t temp_next;
     _Atomic uint64_t files, directories, links, errors, bytes;
     _Atomic uint64_t bytes_done, bytes_total, files_done, files_total;

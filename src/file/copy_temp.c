@@ -131,23 +131,6 @@ int copy_temp_create_dir(struct copy *copy, int dir_fd, const char *base,
     return rc;
 }
 
-/* The link in a temporary directory. There is one at most, but a listing is a listing. */
-static void empty_dir(const struct wi_os *os, int fd)
-{
-    _Alignas(8) unsigned char buf[2048];
-    int64_t got;
-
-    while ((got = os->ops->getdents(os, fd, buf, sizeof(buf))) > 0) {
-        for (int64_t at = 0; at < got;) {
-            const struct dirent64 *entry = (const void *)(buf + at);
-
-            if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-                os->ops->unlinkat(os, fd, entry->d_name, 0);
-            at += entry->d_reclen;
-        }
-    }
-}
-
 static void clean_one(const struct wi_os *os, int dir_fd, const char *name)
 {
     struct statx st;
@@ -160,7 +143,11 @@ static void clean_one(const struct wi_os *os, int dir_fd, const char *name)
         (S_ISREG(st.stx_mode) || S_ISDIR(st.stx_mode)) &&
         os->ops->flock(os, fd, LOCK_EX | LOCK_NB) == 0) {
         if (S_ISDIR(st.stx_mode)) {
-            empty_dir(os, fd);
+            /* What we never put there is not ours to remove; then the directory stays too. */
+            if (os->ops->statx(os, fd, COPY_TEMP_LINK, AT_SYMLINK_NOFOLLOW, STATX_TYPE, &st) ==
+                    0 &&
+                S_ISLNK(st.stx_mode))
+                os->ops->unlinkat(os, fd, COPY_TEMP_LINK, 0);
             os->ops->unlinkat(os, dir_fd, name, AT_REMOVEDIR);
         } else {
             os->ops->unlinkat(os, dir_fd, name, 0);

@@ -224,6 +224,28 @@ static bool is_dots(const char *name)
 }
 
 /*
+ * What is in a source such as "a/." goes beside the other sources' copies. One that has the
+ * name of such a copy is left out: the two would overwrite each other, in no order.
+ */
+static bool is_double(struct copy_worker *worker, struct copy_dir *dir, const char *name)
+{
+    struct copy *copy = worker->copy;
+
+    if (dir->depth != 1 || copy->sources_count < 2 || strcmp(dir->copy_name, ".") != 0)
+        return false;
+    for (size_t i = 0; i < copy->sources_count; i++) {
+        if (!copy->names[i] || strcmp(copy->names[i], name) != 0)
+            continue;
+        copy_problem_text(worker, -EEXIST, 0, false, "another source has the same last name");
+        copy_fail(worker, dir, name, name, -EEXIST);
+        copy_add(&copy->files_total, 1);
+        copy_add(&copy->files_done, 1);
+        return true;
+    }
+    return false;
+}
+
+/*
  * List one piece of the directory and copy what is in it. Returns 1 if there is more, 0 at
  * the end, or a negative code; *ret_child is where to go down first, or NULL.
  */
@@ -252,7 +274,7 @@ static int list_piece(struct copy_worker *worker, struct copy_dir *dir,
 
         at += entry->d_reclen;
         dir->position = entry->d_off;
-        if (is_dots(entry->d_name))
+        if (is_dots(entry->d_name) || is_double(worker, dir, entry->d_name))
             continue;
         if (met.type == DT_DIR) {
             *ret_child = meet_dir(worker, dir, &met, true);

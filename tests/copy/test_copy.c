@@ -254,6 +254,41 @@ static void sources__go_into_the_directory(struct env *env)
     check(!exists(join(dir, "nothing")));
 }
 
+/* Nothing that this copy made is overwritten by it, whatever way the names meet. */
+static void sources__never_overwrite_each_other(struct env *env)
+{
+    const char *dir = new_dir("meet");
+    const char *to = join(dir, "to");
+    const char *sources[] = { join(dir, "a/."), join(dir, "b/."), join(dir, "b/sub"),
+                              join(dir, "c/top") };
+
+    make_dir(to, 0755);
+    make_dir(join(dir, "a"), 0755);
+    make_dir(join(dir, "a/sub"), 0755);
+    make_text(join(dir, "a/sub/x"), "a");
+    make_text(join(dir, "a/top"), "a");
+    make_dir(join(dir, "b"), 0755);
+    make_dir(join(dir, "b/sub"), 0755);
+    make_text(join(dir, "b/sub/x"), "b");
+    make_dir(join(dir, "c"), 0755);
+    make_text(join(dir, "c/top"), "c");
+
+    check_code(copy_many(env->engine, sources, 2, to, WEIR_COPY_RECURSIVE, 0), -EEXIST);
+    check_code(last.failures_count, 1);
+    check(strcmp(last.failures[0].path, sources[1]) == 0);
+    check_same_trees(join(dir, "a"), to);
+
+    /* A source with a name wins over what another has inside. */
+    test_remove_tree(to);
+    make_dir(to, 0755);
+    check_code(copy_many(env->engine, (const char *[]){ sources[0], sources[2], sources[3] }, 3,
+                         to, WEIR_COPY_RECURSIVE, 0),
+               -EEXIST);
+    check_code(last.failures_count, 2);
+    check(strcmp(text_of(join(to, "sub/x")), "b") == 0);
+    check(strcmp(text_of(join(to, "top")), "c") == 0);
+}
+
 static void arguments__that_make_no_sense_are_refused(struct env *env)
 {
     struct weir_copy_options options = { .size = sizeof(options),
@@ -336,6 +371,7 @@ static void conflict__of_file_and_directory_is_reported(struct env *env)
 static void special_file__is_reported_and_the_others_copied(struct env *env)
 {
     const char *dir = new_dir("special");
+    struct stat st;
 
     make_dir(join(dir, "a"), 0755);
     check_code(mkfifo(join(dir, "a/pipe"), 0644), 0);
@@ -344,6 +380,21 @@ static void special_file__is_reported_and_the_others_copied(struct env *env)
                -EOPNOTSUPP);
     check_same_trees(join(dir, "a/file"), join(dir, "to/file"));
     check(!exists(join(dir, "to/pipe")));
+
+    /* Nor is one replaced, by a file or by a link. */
+    check_code(unlink(join(dir, "a/pipe")), 0);
+    check_code(symlink("file", join(dir, "a/link")), 0);
+    check_code(mkfifo(join(dir, "to/link"), 0644), 0);
+    check_code(unlink(join(dir, "to/file")), 0);
+    check_code(mkfifo(join(dir, "to/file"), 0644), 0);
+    check_code(copy_one(env->engine, join(dir, "a/."), join(dir, "to"), WEIR_COPY_RECURSIVE),
+               -EEXIST);
+    check_code(last.failures_count, 2);
+    check_code(lstat(join(dir, "to/file"), &st), 0);
+    check(S_ISFIFO(st.st_mode));
+    check_code(lstat(join(dir, "to/link"), &st), 0);
+    check(S_ISFIFO(st.st_mode));
+    check_code(count_temporaries(dir), 0);
 }
 
 /* Any bytes but '/' and NUL are a name; errors show them escaped. */
@@ -497,6 +548,7 @@ static void temporaries__only_those_left_are_removed(struct env *env)
     const char *left = join(to, ".file.0123456789abcdef.weir-tmp");
     const char *left_dir = join(to, ".link.00000000000000aa.weir-tmp");
     const char *held = join(to, ".file.fedcba9876543210.weir-tmp");
+    const char *own_dir = join(to, ".own.00000000000000bb.weir-tmp");
     static const char *const alike[] = {
         "file.0123456789abcdef.weir-tmp",
         ".file.0123456789ABCDEF.weir-tmp",
@@ -512,6 +564,9 @@ static void temporaries__only_those_left_are_removed(struct env *env)
     make_text(left, "half");
     make_dir(left_dir, 0700);
     check_code(symlink("target", join(left_dir, "link")), 0);
+    make_dir(own_dir, 0755);
+    make_text(join(own_dir, "file"), "the user's own");
+    make_text(join(own_dir, "link"), "the user's own, and no link");
     make_text(held, "being written");
     for (size_t i = 0; i < COUNT(alike); i++)
         make_text(join(to, alike[i]), "the user's own");
@@ -522,6 +577,8 @@ static void temporaries__only_those_left_are_removed(struct env *env)
     check(!exists(left));
     check(!exists(left_dir));
     check(exists(held));
+    check(exists(join(own_dir, "file")));
+    check(exists(join(own_dir, "link")));
     for (size_t i = 0; i < COUNT(alike); i++)
         check(exists(join(to, alike[i])));
     close(fd);
@@ -743,6 +800,82 @@ static void poor_file_system__is_enough(struct env *env)
     check_code(weir_engine_close(engine), 0);
 }
 
+/* A destination that takes "X" and "Y" for "x" and "y", and has made a directory "z". */
+static const char *folded(const char *name)
+{
+    return strcmp(name, "X") == 0 ? "x" : strcmp(name, "Y") == 0 ? "y" : name;
+}
+
+static int no_noreplace(const struct wi_os *os, int from_dir, const char *from, int to_dir,
+                        const char *to, uint32_t flags)
+{
+    return flags ? -EINVAL : REAL->renameat2(os, from_dir, from, to_dir, to, flags);
+}
+
+static void hook_no_noreplace(void)
+{
+    hook_ops.renameat2 = no_noreplace;
+}
+
+static int fold_rename(const struct wi_os *os, int from_dir, const char *from, int to_dir,
+                       const char *to, uint32_t flags)
+{
+    return REAL->renameat2(os, from_dir, from, to_dir, folded(to), flags);
+}
+
+static int fold_symlink(const struct wi_os *os, const char *target, int dir, const char *path)
+{
+    return REAL->symlinkat(os, target, dir, folded(path));
+}
+
+static int fold_mkdir(const struct wi_os *os, int dir, const char *path, uint32_t mode)
+{
+    return strcmp(path, "z") == 0 ? -EEXIST : REAL->mkdirat(os, dir, path, mode);
+}
+
+static int fold_times(const struct wi_os *os, int dir, const char *path,
+                      const struct timespec times[2], int flags)
+{
+    return REAL->utimensat(os, dir, path ? folded(path) : NULL, times, flags);
+}
+
+static void hook_fold(void)
+{
+    hook_ops.utimensat = fold_times;
+    hook_ops.renameat2 = fold_rename;
+    hook_ops.symlinkat = fold_symlink;
+    hook_ops.mkdirat = fold_mkdir;
+}
+
+static void names__that_are_folded_do_not_overwrite(struct env *env)
+{
+    static const char *const names[] = { "x", "X", "Y", "y" };
+    const char *dir = new_dir("fold");
+    const char *from = join(dir, "from");
+    struct weir_engine *engine = open_hooked(env->backend, hook_fold);
+
+    make_dir(from, 0755);
+    for (size_t i = 0; i < COUNT(names); i++) {
+        if (i < 2)
+            make_text(join(from, names[i]), names[i]);
+        else
+            check_code(symlink(names[i], join(from, names[i])), 0);
+    }
+    make_dir(join(from, "z"), 0755);
+    check_code(copy_one(engine, from, join(dir, "to"), WEIR_COPY_RECURSIVE), -EEXIST);
+    check_code(last.failures_count, 3);
+    check_code(last.result.files, 1);
+    check_code(last.result.links, 1);
+    check_code(count_temporaries(dir), 0);
+    check_code(weir_engine_close(engine), 0);
+
+    /* Where such a rename is not there, copies still get their names. */
+    engine = open_hooked(env->backend, hook_no_noreplace);
+    check_code(copy_one(engine, from, join(dir, "all"), WEIR_COPY_RECURSIVE), 0);
+    check_same_trees(from, join(dir, "all"));
+    check_code(weir_engine_close(engine), 0);
+}
+
 static void copy__into_memory(struct env *env)
 {
     const char *memory = test_memory_dir();
@@ -933,6 +1066,8 @@ static const struct test_case cases[] = {
     CASE(name__is_replaced_and_the_old_inode_untouched, CASE_BYTES | CASE_NO_QUEUE),
     CASE(tree__merges_into_an_existing_one, CASE_BYTES | CASE_NO_QUEUE),
     CASE(sources__go_into_the_directory, CASE_BYTES | CASE_NO_QUEUE),
+    CASE(sources__never_overwrite_each_other, CASE_BYTES | CASE_NO_QUEUE),
+    CASE(names__that_are_folded_do_not_overwrite, CASE_ONCE | CASE_NO_QUEUE),
     CASE(arguments__that_make_no_sense_are_refused, CASE_NO_QUEUE),
     CASE(directory__without_recursive_is_an_error, CASE_BYTES | CASE_NO_QUEUE),
     CASE(self__is_refused, CASE_BYTES | CASE_NO_QUEUE),
