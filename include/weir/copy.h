@@ -12,8 +12,9 @@
  *
  * Large files are written past the page cache where the file system can: a copy leaves the
  * cache to those who use it. Set-user-id and set-group-id bits are kept only where the
- * copy has the same owner and group. Copies are visible, not durable: nothing is synced but
- * what WEIR_COPY_VERIFY reads back.
+ * copy has the same owner and group. Copies are visible, not durable: synced are only the
+ * bytes that replace an older file, so that a loss of power leaves the old or the new one,
+ * and what WEIR_COPY_VERIFY reads back past no page cache.
  */
 #ifndef WEIR_COPY_H
 #define WEIR_COPY_H
@@ -58,7 +59,9 @@ struct weir_copy_result {
 struct weir_copy_options {
     size_t size;      /* sizeof(struct weir_copy_options), as the caller knows it */
     uint32_t flags;   /* WEIR_COPY_* */
-    uint32_t workers; /* files copied at once; 0 lets the engine choose */
+    /* Files copied at once; 0 means as many as may be: one less than the files lane has
+     * threads, so that opens and syncs of the same engine go on meanwhile, and at least 1. */
+    uint32_t workers;
     /* Called about ten times a second on the calling thread; may be NULL. A value other
      * than 0 stops the copy: temporaries are removed, and the result is -ECANCELED. */
     int (*progress)(void *arg, const struct weir_copy_progress *progress);

@@ -18,7 +18,8 @@
  *
  * Liveness: the caller waits for workers on pool threads, each of which stays inside until
  * its work has ended. A caller that is a pool thread itself might hold the only thread of
- * the lane; it does the work on its own.
+ * the lane; it does the work on its own. Others' jobs for the lane, such as syncs, go on
+ * meanwhile where it has two threads or more: we leave one.
  *
  * Memory: per worker a buffer of 1 MiB, a piece of listing, and after the first large file
  * 8 MiB more; per directory that is not finished a struct copy_dir, at most about 1000 of
@@ -408,6 +409,12 @@ static void run_worker(struct wi_task *task)
     struct copy_worker *worker = WI_CONTAINER_OF(task, struct copy_worker, task);
     struct copy *copy = worker->copy;
 
+    /* Without a single thread in the lane, the pool runs us on the calling thread. */
+    worker->is_caller = !wi_pool_is_worker(wi_engine_pool(copy->engine));
+    if (worker->counts) {
+        copy_count(copy);
+        atomic_store_explicit(&copy->counting, 0, memory_order_relaxed);
+    }
     copy_walk(worker);
     copy_large_destroy(worker); /* its queue belongs to this thread */
     end_task(copy);
@@ -420,11 +427,14 @@ static uint32_t choose_workers(struct copy *copy, uint32_t wanted)
     struct rlimit limit;
     uint64_t fds = 1024;
     uint64_t workers = wanted;
+    uint64_t most;
 
     weir_engine_info(copy->engine, &info);
-    if (workers == 0)
-        workers = info.lane_threads[WEIR_LANE_FILES];
-    workers = wi_min_u64(wi_max_u64(workers, 1), WORKERS_MAX);
+    /* One thread of the lane stays for opens and syncs of the same engine. */
+    most = wi_max_u64(info.lane_threads[WEIR_LANE_FILES], 2) - 1;
+    if (workers == 0 || workers > most)
+        workers = most;
+    workers = wi_min_u64(workers, WORKERS_MAX);
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
         fds = limit.rlim_cur;
     fds -= wi_min_u64(fds, FDS_RESERVED);
@@ -435,34 +445,20 @@ static uint32_t choose_workers(struct copy *copy, uint32_t wanted)
     return (uint32_t)workers;
 }
 
-static void run_counter(struct wi_task *task)
-{
-    struct copy *copy = WI_CONTAINER_OF(task, struct copy, count_task);
-
-    copy_count(copy);
-    atomic_store_explicit(&copy->counting, 0, memory_order_relaxed);
-    end_task(copy);
-}
-
 static void run_on_pool(struct copy *copy, struct copy_worker *workers, uint32_t count)
 {
-    struct wi_task *first = &workers[0].task;
-    bool counts = (copy->flags & WEIR_COPY_COUNT) != 0;
-
     for (uint32_t i = 0; i < count; i++) {
         workers[i].task.run = run_worker;
         workers[i].task.next = i + 1 < count ? &workers[i + 1].task : NULL;
     }
-    if (counts) {
-        copy->count_task.run = run_counter;
-        copy->count_task.next = first;
-        first = &copy->count_task;
-        copy->counting = 1;
-        count++;
-    }
+    /* The first counts before it copies, if there is another to copy meanwhile. */
+    if (count == 1)
+        copy->flags &= ~(uint32_t)WEIR_COPY_COUNT;
+    workers[0].counts = (copy->flags & WEIR_COPY_COUNT) != 0;
+    copy->counting = workers[0].counts;
     copy->running = count;
-    wi_pool_submit(wi_engine_pool(copy->engine), WI_LANE_FILES, first,
-                   &workers[count - 1 - counts].task, count);
+    wi_pool_submit(wi_engine_pool(copy->engine), WI_LANE_FILES, &workers[0].task,
+                   &workers[count - 1].task, count);
 
     wi_mutex_lock(&copy->mu);
     while (copy->running > 0) {

@@ -7,10 +7,12 @@
  *   3  move the bytes: small files in one read and one write, large ones in copy_large.c
  *   4  with VERIFY, read the copy back, past the page cache where that works
  *   5  see that size and time of the source are as they were in step 1
- *   6  give the temporary mode and times, and rename it
+ *   6  where the name is taken, sync the bytes, so that a power cut leaves the old file or
+ *      the new one, and not an empty one
+ *   7  give the temporary mode and times, and rename it
  *
- * Whatever fails before 6, the temporary is removed and the name keeps what it had. Nothing
- * is synced: like cp, a copy is VISIBLE, not DURABLE.
+ * Whatever fails before 7, the temporary is removed and the name keeps what it had. Nothing
+ * else is synced: like cp, a copy is VISIBLE, not DURABLE.
  *
  * Each system call here is paid once a file, and a small file costs little more than its
  * system calls: what a new directory cannot contain is not asked for, and nothing is asked
@@ -281,6 +283,14 @@ static int make_copy(struct copy_worker *worker, struct copy_file *file)
     if (rc < 0)
         goto out;
 
+    if (file->taken && file->stat.stx_size > 0 && !copy->in_memory) {
+        /* The old file is all there is until the new one's bytes are on the disk. */
+        rc = os->ops->fdatasync(os, file->copy_fd);
+        if (rc < 0) {
+            copy_problem(worker, rc, WEIR_OP_FDATASYNC, true);
+            goto out;
+        }
+    }
     metadata_rc = copy_metadata(worker, file->copy_fd, &file->stat, 0600);
     rc = publish(worker, file->dir, file->temp, file->copy_name);
     if (rc < 0)
@@ -309,7 +319,6 @@ static int copy_regular(struct copy_worker *worker, struct copy_dir *dir,
     struct copy *copy = worker->copy;
     const struct wi_os *os = copy->os;
     struct copy_file file;
-    bool taken;
     int rc;
 
     file.dir = dir;
@@ -331,7 +340,7 @@ static int copy_regular(struct copy_worker *worker, struct copy_dir *dir,
         goto out;
     }
     copy_add(&copy->bytes_total, file.stat.stx_size);
-    rc = check_taken(worker, dir, entry->copy_name, &file.stat, &taken);
+    rc = check_taken(worker, dir, entry->copy_name, &file.stat, &file.taken);
     if (rc == 0) {
         rc = make_copy(worker, &file);
         /* A cleaner came between making and locking the temporary: once more. */

@@ -111,6 +111,7 @@ struct copy_worker {
     struct wi_task task;
     struct copy *copy;
     bool is_caller; /* the calling thread itself; looks after the progress */
+    bool counts;    /* first counts how much there will be */
     struct copy_problem problem;
     uint32_t samples[2];      /* reads and writes so far, for choosing which to time */
     unsigned char *buffer;    /* COPY_LARGE_MIN + COPY_ALIGN, aligned */
@@ -137,7 +138,6 @@ struct copy {
     struct copy_dir *root;
     bool root_given; /* its reference is the walk's now */
     bool walked;
-    struct wi_task count_task;
     bool in_memory;      /* the copies' file system has nothing but the page cache */
     bool flush_on_close; /* it may report lost writes at close(2) */
     uint32_t open_max;   /* pairs of descriptors kept for directories */
@@ -241,6 +241,7 @@ struct copy_file {
     const char *copy_name;
     int source_fd;
     int copy_fd;
+    bool taken;                    /* something has the copy's name, and is replaced */
     struct statx stat;             /* of the source, at the start */
     struct weir_file *source_file; /* owns source_fd once it is there */
     struct weir_file *copy_file;   /* the same for copy_fd */

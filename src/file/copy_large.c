@@ -418,11 +418,21 @@ static int adopt_copy(struct copy_large *large, struct copy_file *file, bool *re
     int rc = -EINVAL;
 
     *ret_direct = !copy->in_memory && os->ops->fcntl(os, file->copy_fd, F_SETFL, O_DIRECT) == 0;
-    if (*ret_direct)
-        rc = weir_file_adopt(copy->engine, file->copy_fd, file->copy_name, &file->copy_file,
-                             NULL);
-    if (rc == 0 && align_of(file->copy_file) > COPY_ALIGN)
-        return -EINVAL; /* blocks above 4 KiB: nobody has them, and our buffers don't either */
+    if (*ret_direct) {
+        /* Adopted, the descriptor is the file's; so look through another one first. */
+        int fd = os->ops->fcntl(os, file->copy_fd, F_DUPFD_CLOEXEC, 0);
+        struct weir_file *trial = NULL;
+
+        rc = fd < 0 ? fd : weir_file_adopt(copy->engine, fd, file->copy_name, &trial, NULL);
+        if (fd >= 0 && rc < 0)
+            os->ops->close(os, fd);
+        if (rc == 0 && align_of(trial) > COPY_ALIGN)
+            rc = -EINVAL; /* our buffers have no blocks that large */
+        weir_file_close(trial);
+        if (rc == 0)
+            rc = weir_file_adopt(copy->engine, file->copy_fd, file->copy_name, &file->copy_file,
+                                 NULL);
+    }
     if (rc == -EINVAL) {
         if (*ret_direct)
             os->ops->fcntl(os, file->copy_fd, F_SETFL, 0);

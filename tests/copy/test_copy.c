@@ -906,6 +906,72 @@ static void hook_clone(void)
     hook_ops.clone = fake_clone;
 }
 
+static int count_fdatasync(const struct wi_os *os, int fd)
+{
+    atomic_fetch_add(&hook_calls, 1);
+    return REAL->fdatasync(os, fd);
+}
+
+static void hook_syncs(void)
+{
+    hook_ops.fdatasync = count_fdatasync;
+}
+
+/* Only what replaces an older file is synced, once. */
+static void bytes__are_synced_where_a_name_was_taken(struct env *env)
+{
+    const char *dir = new_dir("synced");
+    const char *to = join(dir, "to");
+    struct weir_engine *engine = open_hooked(env->backend, hook_syncs);
+
+    make_dir(join(dir, "from"), 0755);
+    make_text(join(dir, "from/small"), "small");
+    make_text(join(dir, "from/none"), "");
+    pattern_make_file(join(dir, "from/large"), 2 * MIB + 5, 9);
+    check_code(copy_one(engine, join(dir, "from"), to, WEIR_COPY_RECURSIVE), 0);
+    check_code(hook_calls, 0);
+    check_code(copy_one(engine, join(dir, "from/."), to, WEIR_COPY_RECURSIVE), 0);
+    check_code(hook_calls, 2); /* an empty file has no bytes to lose */
+    check_code(unlink(join(to, "small")), 0);
+    check_code(copy_one(engine, join(dir, "from/small"), to, 0), 0);
+    check_code(hook_calls, 2);
+    check_same_trees(join(dir, "from/small"), join(to, "small"));
+    check_code(weir_engine_close(engine), 0);
+}
+
+/* A file system whose direct blocks are larger than ours: through the page cache, then. */
+static int huge_blocks(const struct wi_os *os, int dir, const char *path, int flags,
+                       uint32_t mask, struct statx *ret_stat)
+{
+    const uint32_t blocks[2] = { 65536, 65536 };
+    int rc = REAL->statx(os, dir, path, flags, mask, ret_stat);
+
+    if (rc == 0 && (mask & 0x2000u)) { /* STATX_DIOALIGN, which older headers lack */
+        memcpy((char *)ret_stat + 152, blocks, sizeof(blocks));
+        ret_stat->stx_mask |= 0x2000u;
+    }
+    return rc;
+}
+
+static void hook_huge_blocks(void)
+{
+    hook_ops.statx = huge_blocks;
+}
+
+static void huge_direct_blocks__are_not_needed(struct env *env)
+{
+    const char *dir = new_dir("blocks");
+    struct weir_engine *engine = open_hooked(env->backend, hook_huge_blocks);
+
+    pattern_make_file(join(dir, "from"), 5 * MIB + 77, 9);
+    for (uint32_t i = 0; i < 2; i++) {
+        check_code(
+            copy_one(engine, join(dir, "from"), join(dir, "to"), i ? WEIR_COPY_VERIFY : 0), 0);
+        check_same_trees(join(dir, "from"), join(dir, "to"));
+    }
+    check_code(weir_engine_close(engine), 0);
+}
+
 /* Where blocks can be shared they are, unless the copy is to be verified. */
 static void clone__is_used_where_it_works(struct env *env)
 {
@@ -1084,6 +1150,8 @@ static const struct test_case cases[] = {
     CASE(source__that_changes_is_not_published, CASE_BYTES | CASE_NO_QUEUE),
     CASE(poor_file_system__is_enough, CASE_BYTES | CASE_NO_QUEUE),
     CASE(copy__into_memory, CASE_BYTES | CASE_NO_QUEUE),
+    CASE(bytes__are_synced_where_a_name_was_taken, CASE_ONCE | CASE_NO_QUEUE),
+    CASE(huge_direct_blocks__are_not_needed, CASE_BYTES | CASE_NO_QUEUE),
     CASE(clone__is_used_where_it_works, CASE_ONCE | CASE_NO_QUEUE),
     CASE(verify__finds_a_spoiled_write, CASE_BYTES | CASE_NO_QUEUE),
     CASE(full_disk__is_reported_per_file, CASE_BYTES | CASE_NO_QUEUE),
