@@ -765,6 +765,8 @@ void wi_uring_probe(void *region, size_t region_size, struct wi_uring_probe *ret
     }
     snprintf(ret_probe->why, sizeof(ret_probe->why),
              "io_uring can be set up, but a read through it fails: %s", weir_code_name(rc));
-    snprintf(ret_probe->cure, sizeof(ret_probe->cure),
-             "allow io_uring_enter and io_uring_register in the sandbox's profile");
+    snprintf(ret_probe->cure, sizeof(ret_probe->cure), "%s",
+             rc == -EMFILE || rc == -ENFILE
+                 ? "raise the limit of open files (ulimit -n, LimitNOFILE=)"
+                 : "allow io_uring_enter and io_uring_register in the sandbox's profile");
 }
