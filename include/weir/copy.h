@@ -82,7 +82,7 @@ struct weir_copy_options {
  * WEIR_COPY_RECURSIVE, or one that a file was to replace; -ENOTDIR, the reverse; -EINVAL,
  * a file onto itself, or a directory into itself; -EEXIST, another source has the same name
  * already, or a device, pipe or socket has it, which nothing replaces; -EOPNOTSUPP, the
- * source is a device, pipe or socket.
+ * source is a device, pipe or socket, or has other bytes than its size says, as in /proc.
  *
  * Returns 0, or the code of the first error: whatever could be copied has been all the same,
  * and `result` is filled. -EINVAL if the arguments make no sense (then `failed` is called

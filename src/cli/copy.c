@@ -3,8 +3,8 @@
  * copy.c - weir copy: options, the call, what it came to
  *
  * Errors are kept until the end, so that the progress line is not torn and nobody has to
- * scroll for them. A signal only sets a flag that the progress callback hands on: the copy
- * itself then removes its temporaries.
+ * scroll for them. The first signal only sets a flag that the progress callback hands on: the
+ * copy itself then removes its temporaries.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -79,7 +79,7 @@ static void watch_signals(void)
     memset(&action, 0, sizeof(action));
     action.sa_handler = on_signal;
     sigemptyset(&action.sa_mask);
-    action.sa_flags = SA_RESTART;
+    action.sa_flags = SA_RESTART | (int)SA_RESETHAND; /* the second one ends us at once */
     for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
         struct sigaction old;
 

@@ -70,18 +70,22 @@ int copy_problem_at(struct copy_worker *worker, int code, uint32_t op, bool at_c
     return code;
 }
 
-/* Put `part` before what is at `*at`. What does not fit is cut off at the front. */
-static void prepend(const char *begin, char **at, const char *part)
+/* Put `part` before what is at `*at`. What does not fit is cut off at the front, which shows
+ * as "...". */
+static void prepend(char *begin, char **at, const char *part)
 {
     size_t len = strlen(part);
     size_t room = (size_t)(*at - begin);
+    bool cut = len > room;
 
-    if (len > room) {
+    if (cut) {
         part += len - room;
         len = room;
     }
     *at -= len;
     memcpy(*at, part, len);
+    if (cut)
+        memcpy(begin, "...", 3);
 }
 
 static const char *path_of(const struct copy *copy, const struct copy_dir *dir, bool at_copy,
@@ -187,7 +191,8 @@ static void show_progress(struct copy *copy)
         now.files_total = wi_max_u64(now.files_total, copy_get(&copy->count_files));
         now.listing |= !(copy->flags & WEIR_COPY_COUNT);
     }
-    if (copy->progress && copy->progress(copy->arg, &now) != 0)
+    /* Once all is done there is nothing left to stop. */
+    if (copy->progress && copy->progress(copy->arg, &now) != 0 && !copy->walked)
         atomic_store_explicit(&copy->stop, -ECANCELED, memory_order_relaxed);
 }
 
@@ -249,6 +254,17 @@ static int names_from_sources(struct copy *copy)
             return -ENOMEM;
     }
     return 0;
+}
+
+/* Whether the destination says that it is a directory, and the source is there and none. */
+static bool is_file_to_directory(struct copy *copy, const char *destination)
+{
+    struct statx st;
+
+    return destination[strlen(destination) - 1] == '/' &&
+           copy->os->ops->statx(copy->os, AT_FDCWD, copy->sources[0],
+                                AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_TYPE, &st) == 0 &&
+           !S_ISDIR(st.stx_mode);
 }
 
 /* To a name that is no directory yet: one source, and the name's own directory. */
@@ -340,6 +356,9 @@ static int find_destination(struct copy *copy, const char *destination)
     } else if (copy->sources_count > 1) {
         return fail_early(copy, -ENOTDIR, 0, destination,
                           "several sources need a directory as destination, and this is none");
+    } else if (is_file_to_directory(copy, destination)) {
+        return fail_early(copy, -ENOTDIR, 0, destination,
+                          "it ends in a slash, and there is no such directory");
     } else {
         rc = name_from_destination(copy, destination, &copy->directory);
     }

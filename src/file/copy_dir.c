@@ -408,7 +408,7 @@ static int make_copy_dir(struct copy_worker *worker, struct copy_dir *dir, int *
                                  "a file or a link has this name, so no directory can");
     if (fd < 0)
         return copy_problem(worker, fd, WEIR_OP_OPEN, true);
-    rc = stat_ids(os, fd, STATX_TYPE, &st, &dir->copy_device, &dir->copy_inode);
+    rc = stat_ids(os, fd, STATX_MODE, &st, &dir->copy_device, &dir->copy_inode);
     if (rc < 0) {
         os->ops->close(os, fd);
         return copy_problem(worker, rc, WEIR_OP_STAT, true);
@@ -418,6 +418,10 @@ static int make_copy_dir(struct copy_worker *worker, struct copy_dir *dir, int *
         return copy_problem_text(worker, -EINVAL, 0, false,
                                  "source and destination are the same directory");
     }
+    /* One that its source keeps from being written to, from an earlier copy: finish() gives
+     * it that mode again. If it is somebody else's, what we do in it reports that. */
+    if ((st.stx_mode & 0300) != 0300)
+        os->ops->fchmod(os, fd, (st.stx_mode & 07777u) | 0700u);
     if (!dir->fresh)
         copy_temp_clean(copy, fd, worker->list, COPY_LIST_SIZE);
     *ret_fd = fd;

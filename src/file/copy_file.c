@@ -149,6 +149,25 @@ static int verify_small(struct copy_worker *worker, struct copy_file *file, size
     return 0;
 }
 
+/* Other bytes came than the source's size says: has it changed, or is its size no size? */
+static int wrong_size(struct copy_worker *worker, const struct copy_file *file, size_t got)
+{
+    const struct statx *before = &file->stat;
+    struct statx now;
+    int rc = worker->copy->os->ops->statx(worker->copy->os, file->source_fd, "", AT_EMPTY_PATH,
+                                          STATX_SIZE | STATX_MTIME, &now);
+
+    /* As in /proc and /sys, where the kernel makes the bytes up when they are read. */
+    if (rc == 0 && now.stx_size == before->stx_size &&
+        now.stx_mtime.tv_sec == before->stx_mtime.tv_sec &&
+        now.stx_mtime.tv_nsec == before->stx_mtime.tv_nsec)
+        return copy_problem_text(worker, -EOPNOTSUPP, WEIR_OP_READ, false,
+                                 "its size is not what its file system says");
+    return copy_problem_at(worker, -WEIR_ECHANGED, WEIR_OP_READ, false, got,
+                           got < before->stx_size ? "the file became shorter while it was read"
+                                                  : "the file grew while it was read");
+}
+
 static int move_small(struct copy_worker *worker, struct copy_file *file)
 {
     struct copy *copy = worker->copy;
@@ -160,9 +179,7 @@ static int move_small(struct copy_worker *worker, struct copy_file *file)
     if (got < 0)
         return copy_problem(worker, (int)got, WEIR_OP_READ, false);
     if ((size_t)got != size)
-        return copy_problem_at(worker, -WEIR_ECHANGED, WEIR_OP_READ, false, (uint64_t)got,
-                               (size_t)got < size ? "the file became shorter while it was read"
-                                                  : "the file grew while it was read");
+        return wrong_size(worker, file, (size_t)got);
     if (size > 0) {
         int64_t put = copy_write(worker, file->copy_fd, worker->buffer, size, 0);
 

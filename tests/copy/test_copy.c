@@ -254,6 +254,22 @@ static void sources__go_into_the_directory(struct env *env)
     check(!exists(join(dir, "nothing")));
 }
 
+/* A slash at the end means a directory, which a directory's copy will be and a file's not. */
+static void slash__at_the_end_means_a_directory(struct env *env)
+{
+    const char *dir = new_dir("slash");
+
+    make_text(join(dir, "file"), "text");
+    make_dir(join(dir, "a"), 0755);
+    check_code(copy_one(env->engine, join(dir, "file"), join(dir, "to/"), 0), -ENOTDIR);
+    check_code(last.failures_count, 1);
+    check(!exists(join(dir, "to")));
+    check_code(copy_one(env->engine, join(dir, "a"), join(dir, "to/"), WEIR_COPY_RECURSIVE), 0);
+    check_code(copy_one(env->engine, join(dir, "file"), join(dir, "to/"), 0), 0);
+    check_same_trees(join(dir, "file"), join(dir, "to/file"));
+    check_code(copy_one(env->engine, "/proc/self/status", dir, 0), -EOPNOTSUPP);
+}
+
 /* Nothing that this copy made is overwritten by it, whatever way the names meet. */
 static void sources__never_overwrite_each_other(struct env *env)
 {
@@ -536,6 +552,38 @@ static void copy__runs_on_a_pool_thread(struct env *env)
     check_same_trees(paths[0], paths[1]);
     check_code(weir_queue_close(queue, TEST_LONG), 0);
     check_code(weir_engine_close(engine), 0);
+}
+
+/* A plain user's copy goes into directories that an earlier one made read-only. */
+static void read_only_directory__takes_a_second_copy(struct env *env)
+{
+    const char *dir = new_dir("readonly");
+    struct weir_engine_options options = { .size = sizeof(options), .backend = env->backend };
+    struct weir_engine *engine;
+    int back = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool root = geteuid() == 0;
+    int first = 1;
+    int second = 1;
+
+    make_dir(join(dir, "from"), 0755);
+    make_text(join(dir, "from/file"), "text");
+    check_code(chmod(join(dir, "from"), 0555), 0);
+    check_code(root ? chown(dir, 65534, 65534) : 0, 0);
+    check_code(chdir(dir), 0); /* the way to it need not be open to everybody */
+    check_code(root ? seteuid(65534) : 0, 0);
+    if (weir_engine_open(&options, &engine, NULL) == 0) {
+        first = copy_one(engine, "from", "to", WEIR_COPY_RECURSIVE);
+        second = copy_one(engine, "from/.", "to", WEIR_COPY_RECURSIVE);
+        weir_engine_close(engine);
+    }
+    check_code(root ? seteuid(0) : 0, 0);
+    check_code(fchdir(back), 0);
+    close(back);
+    check_code(first, 0);
+    check_code(second, 0);
+    check_same_trees(join(dir, "from"), join(dir, "to"));
+    check_code(chmod(join(dir, "from"), 0755), 0);
+    check_code(chmod(join(dir, "to"), 0755), 0);
 }
 
 /* ---- temporaries -------------------------------------------------------------------------------------- */
@@ -1132,6 +1180,7 @@ static const struct test_case cases[] = {
     CASE(name__is_replaced_and_the_old_inode_untouched, CASE_BYTES | CASE_NO_QUEUE),
     CASE(tree__merges_into_an_existing_one, CASE_BYTES | CASE_NO_QUEUE),
     CASE(sources__go_into_the_directory, CASE_BYTES | CASE_NO_QUEUE),
+    CASE(slash__at_the_end_means_a_directory, CASE_ONCE | CASE_NO_QUEUE),
     CASE(sources__never_overwrite_each_other, CASE_BYTES | CASE_NO_QUEUE),
     CASE(names__that_are_folded_do_not_overwrite, CASE_ONCE | CASE_NO_QUEUE),
     CASE(arguments__that_make_no_sense_are_refused, CASE_NO_QUEUE),
@@ -1145,6 +1194,7 @@ static const struct test_case cases[] = {
     CASE(many_files__in_one_directory, CASE_ONCE | CASE_NO_QUEUE),
     CASE(many_directories__side_by_side, CASE_ONCE | CASE_NO_QUEUE),
     CASE(copy__runs_on_a_pool_thread, CASE_BYTES | CASE_NO_QUEUE),
+    CASE(read_only_directory__takes_a_second_copy, CASE_ONCE | CASE_NO_QUEUE),
     CASE(temporaries__only_those_left_are_removed, CASE_ONCE | CASE_NO_QUEUE),
     CASE(stop__leaves_no_temporaries, CASE_BYTES | CASE_NO_QUEUE),
     CASE(source__that_changes_is_not_published, CASE_BYTES | CASE_NO_QUEUE),
