@@ -32,7 +32,8 @@ enum weir_copy_flag {
     WEIR_COPY_COUNT = 1u << 2      /* walk ahead, so that the progress knows its totals early */
 };
 
-/* How far it is. Totals grow while directories are still being listed. */
+/* How far it is. Totals grow while directories are still being listed. With WEIR_COPY_VERIFY
+ * bytes count twice, when they were written and when they were read back. */
 struct weir_copy_progress {
     uint64_t bytes_done;
     uint64_t bytes_total;

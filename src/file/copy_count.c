@@ -112,7 +112,7 @@ static bool count_entry(struct counter *counter, int dir_fd, const char *name, u
                        STATX_TYPE | STATX_SIZE, &st) < 0)
         return false;
     if (S_ISREG(st.stx_mode))
-        copy_add(&copy->count_bytes, st.stx_size);
+        copy_add(&copy->count_bytes, copy_passes(copy) * st.stx_size);
     return S_ISDIR(st.stx_mode);
 }
 

@@ -145,6 +145,7 @@ static int verify_small(struct copy_worker *worker, struct copy_file *file, size
         return copy_problem(worker, (int)got, WEIR_OP_READ, true);
     if ((size_t)got != size || !XXH128_isEqual(want, XXH3_128bits(worker->buffer, size)))
         return copy_problem_text(worker, -WEIR_EMISMATCH, 0, true, NULL);
+    copy_add(&copy->bytes_done, size);
     copy_verified(copy, size, cached);
     return 0;
 }
@@ -356,7 +357,7 @@ static int copy_regular(struct copy_worker *worker, struct copy_dir *dir,
                                "it was a file when the directory was listed, and no longer is");
         goto out;
     }
-    copy_add(&copy->bytes_total, file.stat.stx_size);
+    copy_add(&copy->bytes_total, copy_passes(copy) * file.stat.stx_size);
     rc = check_taken(worker, dir, entry->copy_name, &file.stat, &file.taken);
     if (rc == 0) {
         rc = make_copy(worker, &file);

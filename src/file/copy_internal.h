@@ -176,6 +176,12 @@ struct copy {
 #define copy_add(counter, n) atomic_fetch_add_explicit((counter), (n), memory_order_relaxed)
 #define copy_get(counter)    atomic_load_explicit((counter), memory_order_relaxed)
 
+/* How often the progress counts each byte: what is verified comes along twice. */
+static inline uint64_t copy_passes(const struct copy *copy)
+{
+    return copy->flags & WEIR_COPY_VERIFY ? 2 : 1;
+}
+
 static inline bool copy_stopped(struct copy *copy)
 {
     return copy_get(&copy->stop) != 0;

@@ -246,6 +246,10 @@ static void on_read(struct weir_job *job)
     }
     if (large->rc < 0)
         return;
+    if (large->at_copy) {
+        large->moved += slot->len;
+        copy_add(&large->worker->copy->bytes_done, slot->len);
+    }
     slot->has_read = true;
     if (large->to)
         write_piece(large, slot);
@@ -494,6 +498,7 @@ static int verify(struct copy_large *large, struct copy_file *file, bool direct)
     large->direct_align = large->to_align;
     large->to = NULL;
     large->at_copy = true;
+    large->moved = 0;
     if (!direct) {
         rc = weir_file_sync(file->copy_file, WEIR_SYNC_DATA, NULL);
         if (rc < 0)
@@ -507,6 +512,7 @@ static int verify(struct copy_large *large, struct copy_file *file, bool direct)
         return rc;
     if (!XXH128_isEqual(want, XXH3_128bits_digest(large->hash)))
         return copy_problem_text(large->worker, -WEIR_EMISMATCH, 0, true, NULL);
+    copy_add(&copy->bytes_done, large->size - large->moved); /* holes */
     copy_verified(copy, large->size, cached);
     return 0;
 }

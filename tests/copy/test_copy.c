@@ -29,6 +29,8 @@ static struct copied {
     struct weir_error failures[FAILURES_MAX];
     size_t failures_count;
     unsigned ticks;
+    uint64_t bytes_done; /* in the last report */
+    uint64_t bytes_total;
     unsigned stop_at; /* progress call that asks to stop; 0: none */
 } last;
 
@@ -48,6 +50,8 @@ static int on_progress(void *arg, const struct weir_copy_progress *now)
     check(now->bytes_done <= now->bytes_total);
     check(now->files_done <= now->files_total);
     copied->ticks++;
+    copied->bytes_done = now->bytes_done;
+    copied->bytes_total = now->bytes_total;
     return copied->stop_at != 0 && copied->ticks >= copied->stop_at;
 }
 
@@ -134,6 +138,8 @@ static void tree__arrives_whole(struct env *env)
     check_code(last.result.verified_bytes, last.result.bytes);
     check_code(count_temporaries(dir), 0);
     check(last.ticks > 0);
+    check_code(last.bytes_done, 2 * last.result.bytes);
+    check_code(last.bytes_total, last.bytes_done);
 }
 
 static void file__of_every_size_arrives(struct env *env)
@@ -476,6 +482,8 @@ static void sparse_file__stays_sparse(struct env *env)
     for (uint32_t i = 0; i < 2; i++) {
         check_code(copy_one(env->engine, from, join(dir, "to"), i ? WEIR_COPY_VERIFY : 0), 0);
         check_same_trees(from, join(dir, "to"));
+        check_code(last.bytes_done, last.bytes_total);
+        check_code(last.bytes_total, (i + 1) * (64 * MIB + 5)); /* what is verified: twice */
         check_code(stat(join(dir, "to"), &st), 0);
         check(st.st_blocks * 512 < (blkcnt_t)MIB);
     }
