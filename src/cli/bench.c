@@ -151,24 +151,9 @@ static bool parse_seconds(const char *text, double *ret_seconds)
     return true;
 }
 
-static bool parse_backend(const char *text, struct arguments *arguments)
-{
-    static const char *const names[] = { "auto", "uring", "threads", "null" };
-
-    for (uint32_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (strcmp(text, names[i]) == 0) {
-            arguments->backend = i;
-            arguments->backend_name = names[i];
-            return true;
-        }
-    }
-    return false;
-}
-
 static int wrong_usage(const char *what, const char *value, const char *cure)
 {
-    bench_say("%s %s: %s\nTry 'weir bench --help'.\n", what, value, cure);
-    return 2;
+    return cli_wrong_usage("bench", "%s %s: %s", what, value, cure);
 }
 
 enum option_code {
@@ -205,6 +190,7 @@ static const struct option long_options[] = {
 static int take_option(int option, const char *value, struct arguments *arguments)
 {
     uint64_t number = 0;
+    int backend;
 
     switch (option) {
     case OPTION_FILE:
@@ -240,8 +226,11 @@ static int take_option(int option, const char *value, struct arguments *argument
             return wrong_usage("--api", value, "job or blocking");
         return -1;
     case OPTION_BACKEND:
-        if (!parse_backend(value, arguments))
+        backend = cli_backend(value);
+        if (backend < 0)
             return wrong_usage("--backend", value, "auto, uring, threads or null");
+        arguments->backend = (uint32_t)backend;
+        arguments->backend_name = value;
         return -1;
     case OPTION_SECONDS:
         if (!parse_seconds(value, &arguments->seconds))
@@ -308,20 +297,6 @@ static int make_plan(const struct bench_case *which, const struct arguments *arg
 
 /* --- the output ----------------------------------------------------------------------------- */
 
-static void print_json_string(const char *text)
-{
-    putchar('"');
-    for (const char *c = text; *c != '\0'; c++) {
-        if (*c == '"' || *c == '\\')
-            printf("\\%c", *c);
-        else if ((unsigned char)*c < 0x20)
-            printf("\\u%04x", (unsigned)*c);
-        else
-            putchar(*c);
-    }
-    putchar('"');
-}
-
 static void format_bytes(uint64_t bytes, char *buf, size_t size)
 {
     static const char units[] = "kmg";
@@ -381,11 +356,11 @@ static void print_json(const struct bench_plan *plan, const struct bench_result 
     printf(",\"backend\":\"%s\",\"flags\":\"", result->backend_name);
     print_flags(result->ring_flags);
     printf("\",\"why\":");
-    print_json_string(result->why);
+    cli_json_string(stdout, result->why);
     printf(",\"registered_buffers\":%s,\"io_threads\":%u",
            result->registered_buffers ? "true" : "false", result->io_threads);
     printf(",\"api\":\"%s\",\"file\":", api);
-    print_json_string(plan->kind == BENCH_OVERHEAD ? "" : plan->path);
+    cli_json_string(stdout, plan->kind == BENCH_OVERHEAD ? "" : plan->path);
     printf(",\"size\":%llu,\"bs\":%u,\"depth\":%u,\"wait_min\":%u,\"direct\":%s,\"jobs\":%u",
            (unsigned long long)result->size_bytes, plan->block_bytes, plan->depth,
            plan->wait_min, plan->direct ? "true" : "false", plan->threads);

@@ -122,8 +122,17 @@ static int publish(int fd, const char *path, const char *temporary)
 {
     char link_path[64];
 
-    if (temporary[0] != '\0')
-        return rename(temporary, path) != 0 ? -errno : 0;
+    if (temporary[0] != '\0') {
+        /* Whatever has got the name meanwhile is not ours to replace. */
+        if (renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RENAME_NOREPLACE) == 0)
+            return 0;
+        if (errno != EINVAL)
+            return -errno;
+        if (link(temporary, path) != 0)
+            return -errno;
+        (void)unlink(temporary);
+        return 0;
+    }
     snprintf(link_path, sizeof(link_path), "/proc/self/fd/%d", fd);
     return linkat(AT_FDCWD, link_path, AT_FDCWD, path, AT_SYMLINK_FOLLOW) != 0 ? -errno : 0;
 }
