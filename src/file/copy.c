@@ -41,7 +41,7 @@
 #define FDS_RESERVED 16u /* for whoever else is in the process */
 #define FDS_WORKER   12u /* one worker at most: two directories, a large file, its queue */
 #define OPEN_DIRS    128u
-#define PATH_ROOM    512u /* of a name in messages, its end */
+#define PATH_ROOM    sizeof(((struct weir_error *)0)->path) /* of a name, its end */
 
 #ifndef XFS_SUPER_MAGIC
 #define XFS_SUPER_MAGIC 0x58465342
@@ -70,49 +70,57 @@ int copy_problem_at(struct copy_worker *worker, int code, uint32_t op, bool at_c
     return code;
 }
 
-/* Put `part` before what is at `*at`. What does not fit is cut off at the front, which shows
- * as "...". */
-static void prepend(char *begin, char **at, const char *part)
+/* Put `part` before what is at `*at`. False if its front did not fit and was cut off. */
+static bool prepend(const char *begin, char **at, const char *part)
 {
     size_t len = strlen(part);
     size_t room = (size_t)(*at - begin);
-    bool cut = len > room;
+    bool fits = len <= room;
 
-    if (cut) {
+    if (!fits) {
         part += len - room;
         len = room;
     }
     *at -= len;
     memcpy(*at, part, len);
-    if (cut)
-        memcpy(begin, "...", 3);
+    return fits;
+}
+
+/* Let a path that was cut begin with "...", and not in the middle of a character. */
+static const char *mark_cut(char *path)
+{
+    for (int i = 0; i < 3 && ((unsigned char)path[3] & 0xc0) == 0x80; i++)
+        path++;
+    memcpy(path, "...", 3);
+    return path;
 }
 
 static const char *path_of(const struct copy *copy, const struct copy_dir *dir, bool at_copy,
                            const char *name, char room[PATH_ROOM])
 {
     char *at = room + PATH_ROOM - 1;
+    bool fits = true;
 
     *at = '\0';
     if (name)
-        prepend(room, &at, name);
+        fits &= prepend(room, &at, name);
     for (; dir->parent; dir = dir->parent) {
         const char *part = at_copy ? dir->copy_name : dir->name;
 
         if (at_copy && strcmp(part, ".") == 0)
             continue;
         if (*at)
-            prepend(room, &at, "/");
-        prepend(room, &at, part);
+            fits &= prepend(room, &at, "/");
+        fits &= prepend(room, &at, part);
     }
     if (at_copy && strcmp(copy->directory, ".") != 0) {
         size_t len = strlen(copy->directory);
 
         if (*at && (len == 0 || copy->directory[len - 1] != '/'))
-            prepend(room, &at, "/");
-        prepend(room, &at, copy->directory);
+            fits &= prepend(room, &at, "/");
+        fits &= prepend(room, &at, copy->directory);
     }
-    return at;
+    return fits ? at : mark_cut(at);
 }
 
 /* Tell the caller, one at a time and with no lock held. */

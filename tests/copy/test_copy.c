@@ -260,6 +260,51 @@ static void sources__go_into_the_directory(struct env *env)
     check(!exists(join(dir, "nothing")));
 }
 
+/* A name too long for a message keeps its end, and one can see that. */
+static void name__that_is_cut_begins_with_dots(struct env *env)
+{
+    const char *dir = new_dir("cut");
+    const char *path = join(dir, "from");
+    char part[128];
+
+    memset(part, 'p', sizeof(part) - 1);
+    part[sizeof(part) - 1] = '\0';
+    make_dir(path, 0755);
+    for (unsigned i = 0; i < 4; i++) {
+        path = join(path, part);
+        make_dir(path, 0755);
+    }
+    check_code(mkfifo(join(path, "pipe"), 0644), 0);
+    check_code(copy_one(env->engine, join(dir, "from"), join(dir, "to"), WEIR_COPY_RECURSIVE),
+               -EOPNOTSUPP);
+    path = last.failures[0].path;
+    check(strncmp(path, "...ppp", 6) == 0);
+    check(strcmp(path + strlen(path) - 6, "p/pipe") == 0);
+}
+
+/* A lane of one or two threads is enough for a copy that counts ahead. */
+static void small_lane__is_enough(struct env *env)
+{
+    const char *dir = new_dir("small");
+
+    make_tree(join(dir, "from"), 3);
+    for (uint32_t threads = 1; threads <= 3; threads++) {
+        struct weir_engine_options options = { .size = sizeof(options),
+                                               .backend = env->backend,
+                                               .files_threads = threads };
+        struct weir_engine *engine;
+
+        check_code(weir_engine_open(&options, &engine, NULL), 0);
+        check_code(copy_one(engine, join(dir, "from"), join(dir, "to"),
+                            WEIR_COPY_RECURSIVE | WEIR_COPY_COUNT),
+                   0);
+        check_same_trees(join(dir, "from"), join(dir, "to"));
+        check_code(last.bytes_done, last.bytes_total);
+        test_remove_tree(join(dir, "to"));
+        check_code(weir_engine_close(engine), 0);
+    }
+}
+
 /* A slash at the end means a directory, which a directory's copy will be and a file's not. */
 static void slash__at_the_end_means_a_directory(struct env *env)
 {
@@ -1189,6 +1234,8 @@ static const struct test_case cases[] = {
     CASE(tree__merges_into_an_existing_one, CASE_BYTES | CASE_NO_QUEUE),
     CASE(sources__go_into_the_directory, CASE_BYTES | CASE_NO_QUEUE),
     CASE(slash__at_the_end_means_a_directory, CASE_ONCE | CASE_NO_QUEUE),
+    CASE(name__that_is_cut_begins_with_dots, CASE_ONCE | CASE_NO_QUEUE),
+    CASE(small_lane__is_enough, CASE_ONCE | CASE_NO_QUEUE),
     CASE(sources__never_overwrite_each_other, CASE_BYTES | CASE_NO_QUEUE),
     CASE(names__that_are_folded_do_not_overwrite, CASE_ONCE | CASE_NO_QUEUE),
     CASE(arguments__that_make_no_sense_are_refused, CASE_NO_QUEUE),
