@@ -66,7 +66,8 @@ static int64_t call_once(struct weir_engine *engine, struct weir_job *job)
 {
     const struct wi_os *os = engine->os;
     struct weir_file *file = job->file;
-    int dir = wi_dir_fd(file);
+    /* A CLOSE may race with another one, and looks at the file only once it has won. */
+    int dir = job->op == WEIR_OP_CLOSE ? -1 : wi_dir_fd(file);
     uint32_t rename_flags = 0;
     struct weir_file *opened;
     int64_t rc;

@@ -28,8 +28,8 @@
 
 #define DEPTH_DEFAULT  128
 #define DEPTH_MAX      4096
-#define CANCELS_MORE    64 /* posted ones, beyond what the queue has room for */
-#define DEPTH_LEAST    8 /* of a ring, before threads are the better choice */
+#define CANCELS_MORE   64 /* posted ones, beyond what the queue has room for */
+#define DEPTH_LEAST    8  /* of a ring, before threads are the better choice */
 #define BACKLOG_MAX    (1u << 19)
 #define BACKLOG_LEAST  1024
 #define WAIT_BATCH_MAX 16 /* waiting for more only adds latency */

@@ -362,8 +362,13 @@ static int copy_regular(struct copy_worker *worker, struct copy_dir *dir,
     if (rc == 0) {
         rc = make_copy(worker, &file);
         /* A cleaner came between making and locking the temporary: once more. */
-        if (rc == -ENOENT && worker->problem.op == WEIR_OP_RENAME)
+        if (rc == -ENOENT && worker->problem.op == WEIR_OP_RENAME) {
+            /* All of it was done by then, and will be again. */
+            atomic_fetch_sub_explicit(&copy->bytes_done,
+                                      copy_passes(copy) * file.stat.stx_size,
+                                      memory_order_relaxed);
             rc = make_copy(worker, &file);
+        }
     }
 
 out:
