@@ -91,7 +91,7 @@ static const char *mark_cut(char *path)
 {
     for (int i = 0; i < 3 && ((unsigned char)path[3] & 0xc0) == 0x80; i++)
         path++;
-    memcpy(path, "...", 3);
+    memset(path, '.', 3);
     return path;
 }
 
