@@ -51,6 +51,8 @@ struct retry_verdict {
 /* The rules of docs/durability.md in one place. `tries` counts earlier retries. */
 struct retry_verdict wi_retry_verdict(uint32_t op, int64_t result, uint32_t tries);
 
+/* True for one blocking call in 17 of each thread: time it. */
+bool wi_stats_sample(void);
 /* Counts a blocking call. `start_ns` 0: it was not timed. */
 void wi_stats_blocking(struct weir_engine *engine, uint32_t op, int64_t result,
                        uint64_t transferred, uint64_t start_ns);

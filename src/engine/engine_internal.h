@@ -248,8 +248,6 @@ struct blocking_stats {
 
 /* The calling thread's number, from 1; never given to another thread. */
 uint32_t wi_this_thread(void);
-/* True for one call in 17 of each thread: time it. */
-bool wi_stats_sample(void);
 struct blocking_stats *wi_stats_shard(struct weir_engine *engine);
 /* Make sure that the histograms of a group and class are there. False without memory. */
 bool wi_stats_prepare(struct weir_queue *queue, enum weir_stats_group group, uint32_t io_class);

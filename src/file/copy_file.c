@@ -41,9 +41,7 @@ static int64_t transfer(struct copy_worker *worker, bool write, int fd, unsigned
     struct weir_engine *engine = worker->copy->engine;
     const struct wi_os *os = worker->copy->os;
     uint32_t op = write ? WEIR_OP_WRITE : WEIR_OP_READ;
-    /* One in 16 of each kind is timed, as the engine does. Its own sampling counts both kinds
-     * together: where reads and writes take turns it would only ever see the one. */
-    uint64_t start_ns = (worker->samples[write]++ & 15) == 0 ? wi_os_now(os) : 0;
+    uint64_t start_ns = wi_stats_sample() ? wi_os_now(os) : 0;
     uint64_t calls = 0;
     uint64_t retries = 0;
     uint32_t tries = 0;
@@ -364,8 +362,7 @@ static int copy_regular(struct copy_worker *worker, struct copy_dir *dir,
         /* A cleaner came between making and locking the temporary: once more. */
         if (rc == -ENOENT && worker->problem.op == WEIR_OP_RENAME) {
             /* All of it was done by then, and will be again. */
-            atomic_fetch_sub_explicit(&copy->bytes_done,
-                                      copy_passes(copy) * file.stat.stx_size,
+            atomic_fetch_sub_explicit(&copy->bytes_done, copy_passes(copy) * file.stat.stx_size,
                                       memory_order_relaxed);
             rc = make_copy(worker, &file);
         }

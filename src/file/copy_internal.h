@@ -113,7 +113,6 @@ struct copy_worker {
     bool is_caller; /* the calling thread itself; looks after the progress */
     bool counts;    /* first counts how much there will be */
     struct copy_problem problem;
-    uint32_t samples[2];      /* reads and writes so far, for choosing which to time */
     unsigned char *buffer;    /* COPY_LARGE_MIN + COPY_ALIGN, aligned */
     unsigned char *list;      /* COPY_LIST_SIZE */
     struct copy_entry *batch; /* of the listing, names in `list` */
