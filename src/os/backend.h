@@ -18,6 +18,11 @@
 #include "base/pool.h"
 #include "os.h"
 
+/* Linux 6.14; not in the headers of Debian 12. */
+#ifndef RWF_DONTCACHE
+#define RWF_DONTCACHE 0x00000080
+#endif
+
 struct wi_backend;
 
 enum wi_op_kind {
@@ -31,7 +36,9 @@ enum wi_op_kind {
 
 enum wi_op_flag {
     WI_OP_FIXED_BUFFER = 1u << 0, /* addr lies in the registered region */
-    WI_OP_FORCE_ASYNC = 1u << 1   /* don't try without waiting first */
+    WI_OP_FORCE_ASYNC = 1u << 1,  /* don't try without waiting first */
+    WI_OP_DONTCACHE = 1u << 2     /* leave nothing in the page cache (RWF_DONTCACHE); -EOPNOTSUPP
+                                     where the file system can't */
 };
 
 struct wi_op;
@@ -128,6 +135,19 @@ struct wi_backend_options {
     const struct wi_null_script *null_script; /* for null; NULL completes at once */
 };
 
+/*
+ * A device that a test makes itself, in time that the test keeps (tests/support/clock.h). Called by
+ * the owners of the queues that share it.
+ */
+struct wi_null_device {
+    /* The operation starts. Returns when it is due; UINT64_MAX: never, unless it is cancelled. */
+    uint64_t (*start)(struct wi_null_device *device, const struct wi_op *op, uint64_t now_ns);
+    /* It ends: move its bytes, and return its result. `result` is 0, or -ECANCELED. */
+    int64_t (*end)(struct wi_null_device *device, const struct wi_op *op, int64_t result);
+    /* Wait until then, without sleeping. */
+    void (*wait)(struct wi_null_device *device, uint64_t until_ns);
+};
+
 /* What the null backend does, for tests; copied at open. */
 struct wi_null_script {
     uint64_t seed;
@@ -136,6 +156,7 @@ struct wi_null_script {
     uint32_t fail_per_1024;   /* chance of a failure, and with what */
     int32_t fail_with;        /* negative errno */
     uint32_t hang_per_1024;   /* chance to finish only after cancel, with -ECANCELED */
+    struct wi_null_device *device; /* decides instead of all these; borrowed; may be NULL */
 };
 
 typedef int (*wi_backend_open_fn)(const struct wi_backend_options *options,

@@ -10,6 +10,11 @@
  * never. A cancel of a hanging operation ends it; of a delayed one, chance decides, as with a
  * device that has or has not begun.
  *
+ * With a device of the test's own (struct wi_null_device) the test says when each operation is due
+ * and what comes of it, and a wait in `turn` moves the test's clock instead of sleeping. Only a
+ * wait without an end sleeps: another thread has to wake it. The descriptor knows nothing of
+ * that clock.
+ *
  * Descriptor   an epoll over the waker and a timer for the earliest due time, so that it is
  *              readable exactly when turn has something to return.
  */
@@ -158,15 +163,32 @@ static int64_t sum_iovecs(const struct wi_op *op)
     return (int64_t)sum;
 }
 
+static void add_waiting(struct null_backend *null, struct wi_op *op, uint64_t due_ns,
+                        int64_t result)
+{
+    null->heap[null->heap_count] = (struct waiting){
+        .due_ns = due_ns,
+        .order = null->started++,
+        .op = op,
+        .result = result,
+    };
+    sift_up(null, null->heap_count++);
+}
+
 static int start_scripted(struct null_backend *null, struct wi_op *op, int64_t result)
 {
     const struct wi_null_script *script = &null->script;
     uint64_t range = script->delay_max_ns - script->delay_min_ns;
     uint64_t delay = script->delay_min_ns;
-    struct waiting *item;
 
     if (null->heap_count == null->heap_room)
         return -EAGAIN;
+    if (script->device) {
+        uint64_t now_ns = wi_os_now(null->backend.os);
+
+        add_waiting(null, op, script->device->start(script->device, op, now_ns), 0);
+        return 0;
+    }
     if (range > 0)
         delay += next_random(null) % (range + 1 == 0 ? range : range + 1);
     if ((next_random(null) & 1023) < script->fail_per_1024)
@@ -177,12 +199,7 @@ static int start_scripted(struct null_backend *null, struct wi_op *op, int64_t r
         finish(null, op, result);
         return 0;
     }
-    item = &null->heap[null->heap_count++];
-    item->due_ns = wi_add_sat(wi_os_now(null->backend.os), delay);
-    item->order = null->started++;
-    item->op = op;
-    item->result = result;
-    sift_up(null, null->heap_count - 1);
+    add_waiting(null, op, wi_add_sat(wi_os_now(null->backend.os), delay), result);
     return 0;
 }
 
@@ -233,6 +250,8 @@ static void collect_due(struct null_backend *null)
            null->heap[0].due_ns != UINT64_MAX) {
         struct waiting item = remove_waiting(null, 0);
 
+        if (null->script.device)
+            item.result = null->script.device->end(null->script.device, item.op, item.result);
         finish(null, item.op, item.result);
     }
 }
@@ -259,6 +278,19 @@ static int null_cancel(struct wi_backend *backend, struct wi_op *op)
 
 /* ---- turn -------------------------------------------------------------------------------- */
 
+static int sleep_until(struct null_backend *null, uint64_t until_ns)
+{
+    struct wi_null_device *device = null->script.device;
+
+    if (device && until_ns != UINT64_MAX) {
+        wi_waker_disarm(&null->waker);
+        device->wait(device, until_ns);
+        return 0;
+    }
+    count_call(null);
+    return wi_waker_wait(&null->waker, 0, until_ns);
+}
+
 /* Wait until `want` have finished, `wake` was called, or the time has come: 0; or -EINTR. */
 static int wait_for(struct null_backend *null, uint32_t want, uint64_t until_ns)
 {
@@ -272,8 +304,7 @@ static int wait_for(struct null_backend *null, uint32_t want, uint64_t until_ns)
             atomic_exchange_explicit(&null->woken, 0, memory_order_acquire);
             return 0;
         }
-        code = wi_waker_wait(&null->waker, 0, wi_min_u64(due_ns, until_ns));
-        count_call(null);
+        code = sleep_until(null, wi_min_u64(due_ns, until_ns));
         collect_due(null);
         if (code < 0 || (code == 0 && until_ns <= due_ns))
             return code;

@@ -45,12 +45,24 @@ static void count_calls(struct threads_backend *threads, uint32_t calls)
                               memory_order_relaxed);
 }
 
+static int64_t read_uncached(const struct wi_os *os, const struct wi_op *op)
+{
+    void *addr = (void *)(uintptr_t)op->addr;
+    struct iovec piece = { addr, op->len };
+    bool is_vector = op->kind == WI_OP_READV;
+
+    return os->ops->preadv2(os, op->fd, is_vector ? addr : &piece, is_vector ? op->len : 1,
+                            op->offset, RWF_DONTCACHE);
+}
+
 /* Runs on a pool thread. */
 static int64_t transfer(struct wi_op *op)
 {
     const struct wi_os *os = op->backend->os;
     void *addr = (void *)(uintptr_t)op->addr;
 
+    if (WI_UNLIKELY(op->flags & WI_OP_DONTCACHE))
+        return read_uncached(os, op);
     switch ((enum wi_op_kind)op->kind) {
     case WI_OP_READ:
         return os->ops->pread(os, op->fd, addr, op->len, op->offset);

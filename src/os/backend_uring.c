@@ -258,6 +258,8 @@ static void fill_sqe(struct uring *u, struct io_uring_sqe *sqe, const struct wi_
     }
     if (WI_UNLIKELY(op->flags & WI_OP_FORCE_ASYNC))
         sqe->flags |= IOSQE_ASYNC;
+    if (op->flags & WI_OP_DONTCACHE)
+        sqe->rw_flags = RWF_DONTCACHE;
     sqe->user_data = (uint64_t)(uintptr_t)op;
 }
 
