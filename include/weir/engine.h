@@ -40,6 +40,18 @@ enum weir_lane {
     WEIR_LANES = 3
 };
 
+/* Which block the cache drops when it needs room. */
+enum weir_policy {
+    WEIR_POLICY_S3FIFO = 0, /* small and main queue, ghosts; a scan does not flush it */
+    WEIR_POLICY_2Q = 1,
+    WEIR_POLICY_ARC = 2,
+    WEIR_POLICY_LRU = 3,
+    WEIR_POLICY_LFU = 4,
+    WEIR_POLICIES = 5
+};
+
+#define WEIR_NEVER UINT64_MAX
+
 struct weir_engine_options {
     size_t size;              /* sizeof(struct weir_engine_options), as the caller knows it */
     uint32_t backend;         /* WEIR_BACKEND_*; the environment's WEIR_BACKEND goes first */
@@ -53,6 +65,19 @@ struct weir_engine_options {
     uint32_t buffer_count; /* how many; 0 means no pool */
     weir_log_fn log;       /* NULL: nothing is logged */
     void *log_arg;
+
+    /* The block cache (view.h), for files opened with WEIR_OPEN_CACHED. */
+    uint64_t cache_bytes;      /* at most, exactly; at least 16 blocks; 0: no cache */
+    uint32_t cache_block_size; /* a power of two, 4 KiB to 1 MiB; 0: 64 KiB */
+    uint32_t cache_policy;     /* WEIR_POLICY_* */
+    uint64_t cache_ttl_ns;     /* a block older than this is loaded again; 0: never */
+
+    /* What all queues together may have at the device; released at completion. */
+    uint64_t device_bytes; /* 0: 64 MiB */
+    uint32_t device_ops;   /* 0: 1024 */
+
+    uint32_t open_files; /* descriptors held open at most; 0: one a file, while it is open */
+    uint64_t stall_ns;   /* log an operation that is at the device for longer; 0: 5 s; WEIR_NEVER */
 };
 
 /*

@@ -34,7 +34,10 @@ enum weir_open_flag {
     WEIR_OPEN_DIRECT = 1u << 5,    /* past the page cache; -EINVAL where that can't be */
     WEIR_OPEN_NOFOLLOW = 1u << 6,  /* -ELOOP if the last part of the name is a link */
     WEIR_OPEN_DIRECTORY = 1u << 7, /* a directory, for use as `dir` and for syncing it */
-    WEIR_OPEN_UNNAMED = 1u << 8    /* an unnamed file in the directory `path` (O_TMPFILE) */
+    WEIR_OPEN_UNNAMED = 1u << 8,   /* an unnamed file in the directory `path` (O_TMPFILE) */
+    WEIR_OPEN_CACHED = 1u << 9     /* reads go through the engine's block cache (view.h); -EINVAL
+                                      if the engine has none. With DIRECT, reads need no
+                                      alignment; writes still do */
 };
 
 /*
@@ -75,7 +78,8 @@ struct weir_file_info {
     uint32_t memory_align; /* what buffers must be aligned to; 1 if it does not matter */
     uint32_t offset_align; /* the same for offsets and lengths */
     int32_t sync_error;    /* the error of the first failed sync; 0 if none failed */
-    int fd;                /* inside, valid until the file is closed; for calls we lack */
+    int fd;                /* inside, valid until the file is closed; for calls we lack; -1 if the
+                              file pool may close it meanwhile (open_files) */
     const char *path;      /* inside, as it was given */
 };
 /* Returns 0 or -EINVAL. Thread: any. Blocks: never. */
@@ -100,6 +104,43 @@ WEIR_API int64_t weir_file_write(struct weir_file *file, const void *buf, size_t
 WEIR_API int64_t weir_file_transfer(struct weir_file *file, int write, const struct iovec *iov,
                                     size_t iov_count, uint64_t offset,
                                     uint64_t *ret_transferred, struct weir_error *error);
+
+/* One part of weir_file_read_many(). */
+struct weir_range {
+    void *buf;
+    size_t len;
+    uint64_t offset;
+    int64_t result;       /* set by the library: bytes read, fewer than `len` only at the end of
+                             the file, or a negative errno */
+    uint64_t private_[2]; /* the library's, until the call or job has ended */
+};
+/*
+ * Read any ranges of one file, in any order. Neighbours are read together where that is
+ * cheaper (see merging in queue.h). Each range gets its own result. Returns the bytes read in
+ * all, or the error of the first range in the array that failed; the others are read all the same.
+ * Thread: any. Blocks: on I/O. Allocates: never.
+ */
+WEIR_API int64_t weir_file_read_many(struct weir_file *file, struct weir_range *ranges,
+                                     size_t count, struct weir_error *error);
+
+/* What a program is going to do with a file. */
+enum weir_advice {
+    WEIR_ADVICE_NORMAL = 0,     /* find out: the default */
+    WEIR_ADVICE_SEQUENTIAL = 1, /* prefetch from the first read on; drop blocks early */
+    WEIR_ADVICE_RANDOM = 2,     /* prefetch nothing */
+    WEIR_ADVICE_WILLNEED = 3,   /* load the range [offset, offset + len) now */
+    WEIR_ADVICE_DONTNEED = 4,   /* drop the range from the caches */
+    WEIR_ADVICE_ONCE = 5        /* prefetch as usual, drop blocks first after their use */
+};
+/*
+ * Steer cache and prefetch. For a file opened with WEIR_OPEN_CACHED the engine acts on it, for
+ * others the kernel (posix_fadvise). NORMAL, SEQUENTIAL, RANDOM and ONCE hold for the file, whatever
+ * the range; WILLNEED and DONTNEED for the range, `len` 0 meaning to the end. As a job:
+ * WEIR_OP_ADVISE, whose WILLNEED is done once the loading has been started.
+ * Thread: any. Blocks: on I/O for WILLNEED, else never.
+ */
+WEIR_API int weir_file_advise(struct weir_file *file, uint32_t advice, uint64_t offset,
+                              uint64_t len, struct weir_error *error);
 
 /* How to sync. */
 enum weir_sync_flag {

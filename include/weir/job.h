@@ -67,10 +67,18 @@ enum weir_op {
     WEIR_OP_CALL = 20,     /* lane, call, buf: its context */
     WEIR_OP_NOP = 21,      /* nothing; with timeout_ns it is a timer, done with 0 */
     WEIR_OP_CANCEL = 22,   /* offset: the id of the job to cancel; for posting */
-    WEIR_OPS = 23
+    WEIR_OP_VIEW = 23,      /* file, offset, len, buf: struct weir_view *; see view.h */
+    WEIR_OP_READ_MANY = 24, /* file, buf: struct weir_range *, len: their number */
+    WEIR_OP_ADVISE = 25,    /* file, offset, buf: NULL, len, mode: WEIR_ADVICE_* */
+    WEIR_OPS = 26
 };
 
-/* Classes, the most urgent first. */
+/*
+ * Classes. Where more waits than the device may have, each gets its share of the bytes: SYNC
+ * 64, FOREGROUND 32, BATCH 8, PREFETCH 4, BACKGROUND 2; none starves. And while reads or writes of
+ * SYNC or FOREGROUND are under way anywhere in the engine, or were within 10 ms, BATCH and BACKGROUND
+ * together have one operation of at most 64 KiB at the device.
+ */
 enum weir_class {
     WEIR_CLASS_FOREGROUND = 0, /* the default: somebody waits */
     WEIR_CLASS_SYNC = 1,       /* a commit waits */
@@ -90,8 +98,12 @@ enum weir_job_flag {
     WEIR_JOB_KEEP_SIZE = 1u << 2, /* on ALLOCATE: the file's size stays */
     WEIR_JOB_EXCHANGE = 1u << 3,  /* on RENAME: the two swap names */
     WEIR_JOB_NOREPLACE = 1u << 4, /* on RENAME: -EEXIST if the new name is taken */
-    WEIR_JOB_NOFOLLOW = 1u << 5   /* on STAT with a path: of the link itself */
+    WEIR_JOB_NOFOLLOW = 1u << 5,  /* on STAT with a path: of the link itself */
+    WEIR_JOB_ALONE = 1u << 6,     /* on reads and writes: not merged with others */
+    WEIR_JOB_ONCE = 1u << 7       /* on READ, VIEW of a cached file: drop the blocks first */
 };
+
+struct weir_permit;
 
 struct weir_job {
     /* Set by the caller, or by the functions below. Not changed by the library. */
@@ -99,7 +111,7 @@ struct weir_job {
     uint8_t io_class;  /* enum weir_class */
     uint8_t lane;      /* enum weir_lane, for CALL */
     uint32_t flags;    /* WEIR_JOB_*; for OPEN instead WEIR_OPEN_* */
-    uint32_t sequence; /* order inside a class, lower first; kept, not yet acted on */
+    uint32_t sequence; /* order inside a class: lower first, equals in the order of submitting */
     uint32_t mode;     /* permission bits for OPEN and MKDIR */
     struct weir_file *file;
     void *buf;
@@ -112,13 +124,14 @@ struct weir_job {
     weir_done_fn done;
     void *arg;                /* the caller's */
     struct weir_error *error; /* may be NULL */
+    struct weir_permit *permit; /* given back just before `done` (limiter.h); may be NULL */
 
     /* Set by the library. */
     int64_t result;
     uint64_t transferred; /* bytes moved, also if the job failed */
     uint64_t id;          /* unique in the engine from submit on; for cancel, logs and dumps */
 
-    uint64_t private_tail[16];
+    uint64_t private_tail[15];
 };
 
 /* An entry of a directory listing. The next one starts `entry_size` bytes on. */

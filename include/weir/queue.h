@@ -32,6 +32,22 @@ struct weir_queue_options {
     uint32_t depth;   /* operations at the device at most, up to 4096; 0 means 128 */
     uint32_t backlog; /* jobs taken and not done at most, beyond depth, up to 1 << 19;
                          0 means 4 x depth, at least 1024 */
+    uint64_t device_bytes; /* at the device at most; 0: what the engine allows */
+    uint32_t merge_gap;    /* read up to this many bytes that nobody asked for, at most 1 MiB,
+                              to serve two reads with one; 0: 16 KiB; see below */
+    uint32_t flags;        /* WEIR_QUEUE_* */
+};
+
+/*
+ * Merging. Reads of one file and class that wait together, each of at most 256 KiB, are given to
+ * the kernel as one, if the gaps between them are at most `merge_gap`, the whole is at most 1 MiB
+ * and at most twice the bytes asked for. Writes only if they are exactly contiguous. Nothing
+ * waits in order to be merged. If the whole fails or is short, each member is tried alone.
+ */
+enum weir_queue_flag {
+    WEIR_QUEUE_NO_MERGE = 1u << 0,
+    WEIR_QUEUE_NO_GAPS = 1u << 1,    /* merge only what touches */
+    WEIR_QUEUE_NO_PREFETCH = 1u << 2 /* what is read through this queue foretells nothing */
 };
 
 /*
@@ -138,12 +154,15 @@ struct weir_inflight {
     uint64_t length;
     uint32_t op;
     uint32_t state; /* WEIR_STATE_* */
+    uint32_t io_class;
+    uint32_t reserved;
 };
 enum weir_job_state {
     WEIR_STATE_NONE = 0,
     WEIR_STATE_QUEUED = 1, /* in the backlog, or held behind an overlapping write */
     WEIR_STATE_DEVICE = 2, /* at the kernel or in the pool */
-    WEIR_STATE_RETRY = 3   /* waiting to be tried again */
+    WEIR_STATE_RETRY = 3,  /* waiting to be tried again */
+    WEIR_STATE_LOADING = 4 /* waiting for a block of the cache */
 };
 /*
  * Write up to `max` entries to `list`, in no order. Each entry is

@@ -73,6 +73,43 @@ struct weir_stats {
     uint64_t buffers_peak;
     uint64_t files_open;
     uint64_t queues_open;
+
+    /* What reached the device. One operation may serve many jobs. */
+    uint64_t device_ops;      /* reads and writes of queues, given to the backend */
+    uint64_t device_bytes;    /* that these asked for */
+    uint64_t merges;          /* operations that served more than one job or range */
+    uint64_t merged;          /* jobs and ranges that these served */
+    uint64_t merge_splits;    /* of those, how many were tried alone afterwards */
+    uint64_t gap_bytes;       /* read because they lay between what was asked for */
+    uint64_t budget_waits;    /* turns that left work waiting for the engine's limits */
+    uint64_t yield_waits;     /* turns that left work waiting for more urgent work */
+    uint64_t promoted;        /* prefetches that a demand read made urgent */
+    uint64_t retries_refused; /* not tried again, since too much fails: one in ten may */
+    uint64_t stalled;         /* at the device now, and submitted more than stall_ns ago */
+    uint64_t stalls;          /* operations found to be there for longer, in all */
+
+    /* The block cache. */
+    uint64_t cache_bytes;       /* its size */
+    uint64_t cache_blocks;      /* blocks held, now */
+    uint64_t cache_pinned;      /* views held, now */
+    uint64_t cache_hits;        /* blocks asked for that were there */
+    uint64_t cache_misses;      /* and that were not */
+    uint64_t cache_loads;       /* blocks read from files for it */
+    uint64_t cache_shared;      /* misses that another's load answered */
+    uint64_t cache_unpublished; /* loads that a write or truncate overtook */
+    uint64_t cache_evicted;
+    uint64_t cache_expired;
+    uint64_t cache_invalidated;
+    uint64_t cache_unbuffered; /* loads that found no room in the cache */
+    uint64_t prefetch_bytes;   /* read ahead of any demand */
+    uint64_t prefetch_used;    /* bytes of those that were asked for later */
+    uint64_t prefetch_wasted;  /* bytes that were dropped without that */
+    uint64_t prefetch_skipped; /* blocks that were not prefetched, for want of room */
+
+    /* The file pool. */
+    uint64_t descriptors_open;
+    uint64_t descriptors_closed; /* to make room */
+    uint64_t descriptors_reopened;
 };
 
 /* Fill `stats`. Returns 0 or -EINVAL. Thread: any. Blocks: on lock, briefly. */
@@ -86,6 +123,14 @@ WEIR_API int weir_engine_latency(struct weir_engine *engine, uint32_t group, uin
 /* The snapshot as one line of JSON. Given: free it with weir_free(). NULL without memory.
  * Thread: any. Blocks: on lock, briefly. */
 WEIR_API char *weir_engine_stats_json(struct weir_engine *engine);
+
+/* The same and all metrics (metric.h), as text for Prometheus (exposition format 0.0.4). Given.
+ * Thread: any. Blocks: on lock, briefly. */
+WEIR_API char *weir_engine_prometheus(struct weir_engine *engine);
+
+/* What every queue has taken and not finished, oldest first, a line each: for support. Given.
+ * Thread: any. Blocks: on lock, briefly. */
+WEIR_API char *weir_engine_dump(struct weir_engine *engine);
 
 /* Free what the library has given. NULL is allowed. Thread: any. Blocks: never. */
 WEIR_API void weir_free(void *memory);

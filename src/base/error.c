@@ -264,6 +264,9 @@ static const char *const op_names[] = {
     [WEIR_OP_CALL] = "call",
     [WEIR_OP_NOP] = "nop",
     [WEIR_OP_CANCEL] = "cancel",
+    [WEIR_OP_VIEW] = "view",
+    [WEIR_OP_READ_MANY] = "read_many",
+    [WEIR_OP_ADVISE] = "advise",
 };
 _Static_assert(WI_ARRAY_LEN(op_names) == WEIR_OPS, "a name for each operation");
 

@@ -3,9 +3,16 @@
  * blocking.c - calls that do their work on the calling thread
  *
  * One system call where nothing goes wrong, no queue, no lock. The rules for short
- * transfers and retries are the queue's (retry.c); the back-off sleeps here.
+ * transfers and retries are the queue's (retry.c); the back-off sleeps here. Large transfers count
+ * against the limits at the device (gate.c) but never wait for them: the thread that makes the
+ * call is its own limit.
+ *
+ * Contents     exact transfers; reads and writes; every other job; advice; the short forms
+ * Not here     many ranges at once (read_many.c), reads through the block cache (cache_read.c)
  */
 #include "engine_internal.h"
+
+#include <fcntl.h>
 
 #define IOV_CHUNK 1024
 #define CHUNK_MAX (1u << 30)
@@ -17,14 +24,30 @@ struct transfer {
     uint64_t offset;
     uint64_t total;
     uint64_t moved;
-    uint64_t extra_calls;
-    uint64_t retries;
-    uint64_t continued;
+    uint32_t rwf;
     bool write;
 };
 
-static int check_aligned(const struct weir_file *file, const struct iovec *iov, size_t count,
-                         uint64_t offset)
+void wi_trace_add_blocking(struct weir_engine *engine, struct weir_file *file, uint32_t op,
+                           uint64_t begin_ns, uint64_t offset, uint64_t len, int64_t result)
+{
+    struct wi_trace_event event = {
+        .file = file,
+        .submit_ns = begin_ns,
+        .start_ns = begin_ns,
+        .end_ns = wi_os_now(engine->os),
+        .offset = offset,
+        .len = len,
+        .result = result,
+        .flags = WI_TRACE_BLOCKING,
+        .op = (uint8_t)op,
+    };
+
+    wi_trace_add(engine, &event);
+}
+
+static int check_buffers(const struct weir_file *file, const struct iovec *iov, size_t count,
+                         uint64_t offset, bool aligned)
 {
     uintptr_t memory = 0;
     uint64_t bytes = offset;
@@ -35,9 +58,13 @@ static int check_aligned(const struct weir_file *file, const struct iovec *iov, 
         if (!iov[i].iov_base && iov[i].iov_len > 0)
             return -EINVAL;
     }
-    return (memory & (file->memory_align - 1)) || (bytes & (file->offset_align - 1)) ? -EINVAL
-                                                                                     : 0;
+    return aligned &&
+                   ((memory & (file->memory_align - 1)) || (bytes & (file->offset_align - 1)))
+               ? -EINVAL
+               : 0;
 }
+
+/* ---- exact transfers ----------------------------------------------------------------------- */
 
 /* One system call for what comes next. */
 static int64_t move_once(const struct transfer *t)
@@ -45,6 +72,7 @@ static int64_t move_once(const struct transfer *t)
     const struct wi_os *os = t->file->engine->os;
     uint64_t skip = t->moved;
     uint64_t offset = t->offset + t->moved;
+    struct iovec piece;
     size_t i = 0;
 
     while (i < t->iov_count && skip >= t->iov[i].iov_len)
@@ -54,54 +82,151 @@ static int64_t move_once(const struct transfer *t)
     if (skip == 0 && i + 1 < t->iov_count) {
         uint32_t count = (uint32_t)wi_min_u64(t->iov_count - i, IOV_CHUNK);
 
-        return t->write ? os->ops->pwritev2(os, t->file->fd, t->iov + i, count, offset, 0)
-                        : os->ops->preadv2(os, t->file->fd, t->iov + i, count, offset, 0);
+        return t->write ? os->ops->pwritev2(os, t->file->fd, t->iov + i, count, offset, t->rwf)
+                        : os->ops->preadv2(os, t->file->fd, t->iov + i, count, offset, t->rwf);
     }
     /* The rest of a piece that was cut alone; the next round goes on with whole pieces. */
-    {
-        char *from = (char *)t->iov[i].iov_base + skip;
-        size_t len = wi_min_u64(t->iov[i].iov_len - skip, CHUNK_MAX);
+    piece.iov_base = (char *)t->iov[i].iov_base + skip;
+    piece.iov_len = wi_min_u64(t->iov[i].iov_len - skip, CHUNK_MAX);
+    if (WI_UNLIKELY(t->rwf != 0))
+        return t->write ? os->ops->pwritev2(os, t->file->fd, &piece, 1, offset, t->rwf)
+                        : os->ops->preadv2(os, t->file->fd, &piece, 1, offset, t->rwf);
+    return t->write ? os->ops->pwrite(os, t->file->fd, piece.iov_base, piece.iov_len, offset)
+                    : os->ops->pread(os, t->file->fd, piece.iov_base, piece.iov_len, offset);
+}
 
-        return t->write ? os->ops->pwrite(os, t->file->fd, from, len, offset)
-                        : os->ops->pread(os, t->file->fd, from, len, offset);
+/* What to do about a system call's result. */
+struct progress {
+    uint32_t tries; /* of the current piece, after errors */
+    uint32_t empty; /* writes in a row that moved nothing */
+    uint64_t retries;
+    uint64_t continued;
+    uint64_t refused;
+};
+
+/* True if the transfer goes on, after a sleep of `delay_ns`; else it ends with `*ret_code`. */
+static bool goes_on(struct transfer *t, struct progress *progress, int64_t result,
+                    uint64_t *ret_delay_ns, int64_t *ret_code)
+{
+    struct retry_verdict verdict;
+
+    *ret_delay_ns = 0;
+    *ret_code = 0;
+    if (result >= 0) {
+        t->moved += (uint64_t)result;
+        if (t->moved == t->total)
+            return false;
+        /* Only 0 is the end of the file; on a direct file also an end off a block boundary. */
+        if (!t->write && (result == 0 || (t->moved & (t->file->offset_align - 1)) != 0))
+            return false;
+        progress->tries = 0;
+        if (result > 0) {
+            progress->empty = 0;
+        } else if (progress->empty++ > 0) {
+            *ret_code = -EIO; /* a write that moves nothing, twice */
+            return false;
+        }
+        progress->continued++;
+        return true;
     }
+    if (t->rwf != 0 && (result == -EOPNOTSUPP || result == -EINVAL)) {
+        /* The kernel or the file system lacks the flag: never again with this file. */
+        t->rwf = 0;
+        atomic_store_explicit(&t->file->load_rwf, 0, memory_order_relaxed);
+        return true;
+    }
+    verdict =
+        wi_retry_verdict(t->write ? WEIR_OP_WRITE : WEIR_OP_READ, result, progress->tries);
+    *ret_code = verdict.code;
+    if (verdict.action == RETRY_NEVER)
+        return false;
+    if (verdict.action == RETRY_LATER && !wi_retry_spend(t->file->engine)) {
+        progress->refused++;
+        return false;
+    }
+    progress->tries++;
+    progress->retries++;
+    *ret_delay_ns = verdict.delay_ns;
+    return true;
 }
 
 /* Everything after a first call that did not do it all, with that call's result. */
 static __attribute__((noinline, cold)) int64_t move_rest(struct transfer *t, int64_t result)
 {
-    const struct wi_os *os = t->file->engine->os;
-    uint32_t op = t->write ? WEIR_OP_WRITE : WEIR_OP_READ;
-    uint32_t tries = 0;
-    uint32_t empty = 0;
+    struct weir_engine *engine = t->file->engine;
+    struct progress progress = { 0 };
+    uint64_t delay_ns;
+    uint64_t calls = 0;
+    int64_t code;
 
-    for (;;) {
-        if (result > 0) {
-            t->moved += (uint64_t)result;
-            tries = 0;
-            if (t->moved == t->total)
-                return 0;
-            /* A direct read that ends off a block boundary has met the end of the file. */
-            if (!t->write && (t->moved & (t->file->offset_align - 1)) != 0)
-                return 0;
-            t->continued++;
-        } else if (result == 0) {
-            if (!t->write)
-                return 0;
-            if (empty++ > 0)
-                return -EIO;
-        } else {
-            struct retry_verdict verdict = wi_retry_verdict(op, result, tries++);
-
-            if (verdict.action == RETRY_NEVER)
-                return verdict.code;
-            t->retries++;
-            if (verdict.action == RETRY_LATER)
-                os->ops->sleep_ns(os, verdict.delay_ns);
-        }
-        t->extra_calls++;
+    while (goes_on(t, &progress, result, &delay_ns, &code)) {
+        if (delay_ns > 0)
+            engine->os->ops->sleep_ns(engine->os, delay_ns);
+        calls++;
         result = move_once(t);
     }
+    if (calls > 0)
+        wi_stats_more_calls(engine, calls, progress.retries, progress.continued);
+    if (progress.refused > 0)
+        atomic_fetch_add_explicit(&wi_stats_shard(engine)->retries_refused, progress.refused,
+                                  memory_order_relaxed);
+    return code;
+}
+
+static inline int64_t move_all(struct transfer *t)
+{
+    int64_t result = move_once(t);
+
+    if (WI_UNLIKELY(result != (int64_t)t->total))
+        return move_rest(t, result);
+    t->moved = t->total;
+    return 0;
+}
+
+int64_t wi_blocking_transfer(struct weir_file *file, bool write, const struct iovec *iov,
+                             size_t iov_count, uint64_t offset, uint32_t rwf,
+                             uint64_t *ret_moved)
+{
+    struct transfer t = { .file = file,
+                          .iov = iov,
+                          .iov_count = iov_count,
+                          .offset = offset,
+                          .total = wi_iov_bytes(iov, iov_count),
+                          .rwf = rwf,
+                          .write = write };
+    int64_t code = 0;
+
+    if (t.total > 0) {
+        /* The blocking call behind this counts as one system call, and it is not this one. */
+        wi_stats_more_calls(file->engine, 1, 0, 0);
+        code = move_all(&t);
+    }
+    *ret_moved = t.moved;
+    return code;
+}
+
+/* ---- reads and writes ---------------------------------------------------------------------- */
+
+/* Of a file that the block cache knows. */
+static __attribute__((noinline)) int64_t move_cached(struct transfer *t)
+{
+    struct weir_file *file = t->file;
+    struct wi_cache *cache = file->engine->cache;
+    int64_t code;
+
+    if (t->write) {
+        wi_cache_write_begin(cache, file, t->offset, t->total);
+        code = move_all(t);
+        wi_cache_write_end(cache, file, t->offset, t->total, t->iov, t->iov_count,
+                           code < 0 ? code : (int64_t)t->moved);
+        return code;
+    }
+    if (!wi_file_reads_cached(file))
+        return move_all(t);
+    /* It makes as many system calls as it has blocks to load, and counts them. */
+    wi_stats_more_calls(file->engine, (uint64_t)-1, 0, 0);
+    code = wi_cache_read(cache, file, t->iov, t->iov_count, t->offset, &t->moved);
+    return code < 0 ? code : 0;
 }
 
 static int64_t run_transfer(struct transfer *t, struct weir_error *error)
@@ -110,6 +235,8 @@ static int64_t run_transfer(struct transfer *t, struct weir_error *error)
     struct weir_engine *engine = file->engine;
     uint32_t op = t->write ? WEIR_OP_WRITE : WEIR_OP_READ;
     uint32_t open_flags = atomic_load_explicit(&file->open_flags, memory_order_relaxed);
+    bool aligned = t->write || !(open_flags & WEIR_OPEN_CACHED);
+    uint64_t begin_ns = wi_trace_begin(engine);
     uint64_t start_ns = 0;
     const char *text = NULL;
     int64_t code = 0;
@@ -123,26 +250,29 @@ static int64_t run_transfer(struct transfer *t, struct weir_error *error)
     } else if (WI_UNLIKELY(t->total > INT64_MAX || t->offset > INT64_MAX - t->total)) {
         code = -EINVAL;
         text = "offset and length go beyond 2^63 bytes";
-    } else if (WI_UNLIKELY(check_aligned(file, t->iov, t->iov_count, t->offset) < 0)) {
+    } else if (WI_UNLIKELY(check_buffers(file, t->iov, t->iov_count, t->offset, aligned) < 0)) {
         code = -EINVAL;
         text = "a buffer is NULL, or the file is direct and address, length or offset is not "
                "aligned; see weir_file_info";
-    }
-
-    if (WI_LIKELY(code == 0 && t->total > 0)) {
-        int64_t result;
-
-        if (wi_stats_sample())
+    } else if (WI_UNLIKELY((code = wi_file_begin(file)) < 0)) {
+        text = wi_file_pool_text(file, code);
+    } else if (WI_LIKELY(t->total > 0)) {
+        if (wi_stats_sample()) {
             start_ns = wi_os_now(engine->os);
-        result = move_once(t);
-        if (WI_LIKELY(result == (int64_t)t->total))
-            t->moved = t->total;
-        else
-            code = move_rest(t, result);
+            wi_retry_earn(engine, SAMPLED_CALLS);
+        }
+        wi_gate_blocking(&engine->gate, t->total, true);
+        code = WI_UNLIKELY(file->cache_file != NULL) ? move_cached(t) : move_all(t);
+        wi_gate_blocking(&engine->gate, t->total, false);
+        if (t->write)
+            wi_file_keep(file, WI_KEEP_UNSYNCED, true);
+        wi_file_end(file);
+    } else {
+        wi_file_end(file);
     }
-    if (WI_UNLIKELY(t->extra_calls > 0))
-        wi_stats_more_calls(engine, t->extra_calls, t->retries, t->continued);
     wi_stats_blocking(engine, op, code, t->moved, start_ns);
+    wi_trace_blocking(engine, file, op, begin_ns, t->offset, t->total,
+                      code < 0 ? code : (int64_t)t->moved);
     if (WI_LIKELY(code == 0))
         return (int64_t)t->moved;
 
@@ -215,8 +345,10 @@ static int64_t do_transfer(struct weir_job *job)
 
 static int64_t do_call(struct weir_engine *engine, struct weir_job *job)
 {
+    uint64_t begin_ns = wi_trace_begin(engine);
     uint64_t start_ns = op_is_sync(job->op) ? wi_os_now(engine->os) : 0;
     int64_t result = wi_job_call(engine, job);
+    const char *text = wi_file_pool_text(job->op == WEIR_OP_CLOSE ? NULL : job->file, result);
 
     wi_stats_blocking(engine, job->op, result, 0, start_ns);
     /* A file that was closed is gone, with its name: wi_file_close has filled the record. */
@@ -225,7 +357,9 @@ static int64_t do_call(struct weir_engine *engine, struct weir_job *job)
                      job->path   ? job->path
                      : job->file ? job->file->path
                                  : NULL,
-                     NULL);
+                     text ? "%s" : NULL, text);
+    wi_trace_blocking(engine, wi_trace_file(job, result), job->op, begin_ns, job->offset,
+                      job->len, result);
     return result;
 }
 
@@ -238,6 +372,10 @@ int64_t weir_job_do(struct weir_engine *engine, struct weir_job *job)
     job->transferred = 0;
     if (op_is_read(job->op) || op_is_write(job->op))
         result = do_transfer(job);
+    else if (job->op == WEIR_OP_READ_MANY)
+        result = wi_ranges_read(job->file, job->buf, job->len, &job->transferred, job->error);
+    else if (job->op == WEIR_OP_VIEW)
+        result = weir_view_get(job->file, job->offset, job->len, job->buf, job->error);
     else if (job->op == WEIR_OP_CANCEL)
         result = wi_error_set(job->error, -EINVAL, job->op, NULL,
                               "cancelling is what a queue does; there is none here");
@@ -249,7 +387,88 @@ int64_t weir_job_do(struct weir_engine *engine, struct weir_job *job)
     return result;
 }
 
-/* The short forms prepare a job and do it. */
+/* ---- advice -------------------------------------------------------------------------------- */
+
+/*
+ * Load blocks into the cache, as many as it has at most. As of a prefetch: none that demand may
+ * need is dropped for it.
+ */
+static int load_range(struct weir_file *file, uint64_t offset, uint64_t end)
+{
+    struct wi_cache *cache = file->engine->cache;
+    uint32_t block_size = wi_cache_block_size(cache);
+    uint64_t left = wi_cache_bytes(cache) / block_size;
+    uint64_t block = offset / block_size;
+    uint64_t len = block_size;
+
+    /* A short block is the last one of the file. */
+    for (; len == block_size && block * block_size < end && left > 0; block++, left--) {
+        struct wi_load_ticket ticket;
+        struct wi_frame *frame;
+        struct iovec piece = { .iov_len = block_size };
+        int64_t rc;
+
+        if (wi_cache_pin(cache, file, block, WI_PIN_PEEK, 0, &frame) != WI_PIN_MISS) {
+            len = wi_frame_len(frame);
+            wi_cache_unpin(cache, frame);
+            continue;
+        }
+        if (wi_cache_load_begin(cache, file, block, WI_LOAD_PREFETCH, &ticket) < 0)
+            return 0; /* no room: advice is no promise */
+        piece.iov_base = wi_load_data(cache, &ticket);
+        rc = wi_blocking_transfer(file, false, &piece, 1, block * block_size,
+                                  atomic_load_explicit(&file->load_rwf, memory_order_relaxed),
+                                  &len);
+        wi_cache_load_end(cache, &ticket, rc < 0 ? rc : (int64_t)len, false);
+        if (rc < 0)
+            return (int)rc;
+        wi_cache_unpin(cache, ticket.frame);
+    }
+    return 0;
+}
+
+int wi_file_advise(struct weir_file *file, uint32_t advice, uint64_t offset, uint64_t len)
+{
+    static const int kernel_advice[] = {
+        [WEIR_ADVICE_NORMAL] = POSIX_FADV_NORMAL,
+        [WEIR_ADVICE_SEQUENTIAL] = POSIX_FADV_SEQUENTIAL,
+        [WEIR_ADVICE_RANDOM] = POSIX_FADV_RANDOM,
+        [WEIR_ADVICE_WILLNEED] = POSIX_FADV_WILLNEED,
+        [WEIR_ADVICE_DONTNEED] = POSIX_FADV_DONTNEED,
+        [WEIR_ADVICE_ONCE] = POSIX_FADV_NOREUSE,
+    };
+    const struct wi_os *os = file->engine->os;
+    bool of_range = advice == WEIR_ADVICE_WILLNEED || advice == WEIR_ADVICE_DONTNEED;
+    uint64_t end = len == 0 ? INT64_MAX : offset + len;
+    int rc;
+
+    if (!of_range)
+        atomic_store_explicit(&file->advice, advice, memory_order_relaxed);
+    if (wi_file_reads_cached(file) && advice != WEIR_ADVICE_DONTNEED) {
+        if (advice != WEIR_ADVICE_WILLNEED)
+            return 0;
+        rc = wi_file_begin(file);
+        if (rc < 0)
+            return rc;
+        rc = load_range(file, offset, end);
+        wi_file_end(file);
+        return rc;
+    }
+    if (wi_file_reads_cached(file))
+        wi_cache_drop(file->engine->cache, file, offset, end - offset);
+    if (!file->regular)
+        return 0; /* the kernel has no advice for pipes */
+    rc = wi_file_begin(file);
+    if (rc < 0)
+        return rc;
+    rc = os->ops->fadvise(os, file->fd, of_range ? offset : 0, of_range ? len : 0,
+                          kernel_advice[advice]);
+    wi_file_end(file);
+    return rc;
+}
+
+/* ---- the short forms prepare a job and do it ----------------------------------------------- */
+
 static int do_now(struct weir_job *job, struct weir_error *error)
 {
     job->error = error;
@@ -291,5 +510,29 @@ int weir_file_allocate(struct weir_file *file, uint64_t offset, uint64_t len, in
     job.offset = offset;
     job.len = len;
     job.flags = keep_size ? WEIR_JOB_KEEP_SIZE : 0;
+    return do_now(&job, error);
+}
+
+int64_t weir_file_read_many(struct weir_file *file, struct weir_range *ranges, size_t count,
+                            struct weir_error *error)
+{
+    struct weir_job job;
+
+    weir_job_prepare(&job, WEIR_OP_READ_MANY, file, NULL, NULL);
+    job.buf = ranges;
+    job.len = count;
+    job.error = error;
+    return weir_job_do(file->engine, &job);
+}
+
+int weir_file_advise(struct weir_file *file, uint32_t advice, uint64_t offset, uint64_t len,
+                     struct weir_error *error)
+{
+    struct weir_job job;
+
+    weir_job_prepare(&job, WEIR_OP_ADVISE, file, NULL, NULL);
+    job.mode = advice;
+    job.offset = offset;
+    job.len = len;
     return do_now(&job, error);
 }

@@ -62,6 +62,29 @@ static int64_t list_directory(const struct wi_os *os, struct weir_job *job)
     return (int64_t)to;
 }
 
+/* Of a file that the block cache knows, or the file pool: both are told of what changes it. */
+static int64_t resize(struct weir_engine *engine, struct weir_job *job)
+{
+    const struct wi_os *os = engine->os;
+    struct weir_file *file = job->file;
+    bool keep_size = job->op == WEIR_OP_ALLOCATE && (job->flags & WEIR_JOB_KEEP_SIZE);
+    bool tell = file->cache_file && !keep_size;
+    uint64_t size = job->op == WEIR_OP_TRUNCATE ? job->offset : job->offset + job->len;
+    int64_t rc;
+
+    if (tell)
+        wi_cache_resize_begin(engine->cache, file, size);
+    if (job->op == WEIR_OP_TRUNCATE)
+        rc = os->ops->ftruncate(os, file->fd, size);
+    else
+        rc = os->ops->fallocate(os, file->fd, keep_size ? FALLOC_FL_KEEP_SIZE : 0, job->offset,
+                                job->len);
+    if (tell)
+        wi_cache_resize_end(engine->cache, file, size);
+    wi_file_keep(file, WI_KEEP_UNSYNCED, true);
+    return rc;
+}
+
 static int64_t call_once(struct weir_engine *engine, struct weir_job *job)
 {
     const struct wi_os *os = engine->os;
@@ -88,11 +111,8 @@ static int64_t call_once(struct weir_engine *engine, struct weir_job *job)
         return wi_file_stat(engine, file, job->path, (job->flags & WEIR_JOB_NOFOLLOW) != 0,
                             job->buf);
     case WEIR_OP_TRUNCATE:
-        return os->ops->ftruncate(os, file->fd, job->offset);
     case WEIR_OP_ALLOCATE:
-        return os->ops->fallocate(os, file->fd,
-                                  job->flags & WEIR_JOB_KEEP_SIZE ? FALLOC_FL_KEEP_SIZE : 0,
-                                  job->offset, job->len);
+        return resize(engine, job);
     case WEIR_OP_MKDIR:
         return os->ops->mkdirat(os, dir, job->path, job->mode);
     case WEIR_OP_UNLINK:
@@ -115,6 +135,8 @@ static int64_t call_once(struct weir_engine *engine, struct weir_job *job)
         return list_directory(os, job);
     case WEIR_OP_CALL:
         return job->call(job->buf);
+    case WEIR_OP_ADVISE:
+        return wi_file_advise(file, job->mode, job->offset, job->len);
     case WEIR_OP_NONE:
     case WEIR_OP_READ:
     case WEIR_OP_WRITE:
@@ -122,6 +144,8 @@ static int64_t call_once(struct weir_engine *engine, struct weir_job *job)
     case WEIR_OP_WRITEV:
     case WEIR_OP_NOP:
     case WEIR_OP_CANCEL:
+    case WEIR_OP_VIEW:
+    case WEIR_OP_READ_MANY:
     case WEIR_OPS:
         break;
     }
@@ -129,10 +153,24 @@ static int64_t call_once(struct weir_engine *engine, struct weir_job *job)
     return -EINVAL;
 }
 
+/* With the file's descriptor open. A CLOSE looks after that itself. */
+static int64_t call_with_file(struct weir_engine *engine, struct weir_job *job)
+{
+    struct weir_file *file = job->op == WEIR_OP_CLOSE ? NULL : job->file;
+    int64_t result = file ? wi_file_begin(file) : 0;
+
+    if (result < 0)
+        return result;
+    result = call_once(engine, job);
+    if (file)
+        wi_file_end(file);
+    return result;
+}
+
 int64_t wi_job_call(struct weir_engine *engine, struct weir_job *job)
 {
     for (uint32_t tries = 0;; tries++) {
-        int64_t result = call_once(engine, job);
+        int64_t result = call_with_file(engine, job);
         struct retry_verdict verdict;
 
         if (result >= 0 || job->op == WEIR_OP_CALL || job->op == WEIR_OP_OPEN)

@@ -4,12 +4,18 @@
  */
 #include "engine_internal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/cpu.h"
 
-#define THREADS_MAX 1024
+#define THREADS_MAX          1024
+#define BLOCKS_LEAST         16
+#define BLOCK_SIZE_DEFAULT   (64u << 10)
+#define DEVICE_OPS_DEFAULT   1024u
+#define DEVICE_BYTES_DEFAULT (64u << 20)
+#define STALL_DEFAULT_NS     (5 * (uint64_t)WI_SEC_NS)
 
 void wi_engine_log(struct weir_engine *engine, int level, const char *format, ...)
 {
@@ -140,12 +146,47 @@ static int check_options(const struct weir_engine_options *options, struct weir_
                             THREADS_MAX);
     if (options->pin_cpus_count > 0 && !options->pin_cpus)
         return wi_error_set(error, -EINVAL, 0, NULL, "pin_cpus is NULL but not its count");
+    if (options->cache_block_size < (4u << 10) || options->cache_block_size > (1u << 20) ||
+        (options->cache_block_size & (options->cache_block_size - 1)) != 0)
+        return wi_error_set(error, -EINVAL, 0, NULL,
+                            "cache_block_size is %u: it must be a power of two from 4096 to "
+                            "1048576",
+                            options->cache_block_size);
+    if (options->cache_bytes > 0 &&
+        options->cache_bytes < (uint64_t)options->cache_block_size * BLOCKS_LEAST)
+        return wi_error_set(error, -EINVAL, 0, NULL,
+                            "cache_bytes is %" PRIu64
+                            ": a cache of %u byte blocks needs at least %d of them",
+                            options->cache_bytes, options->cache_block_size, BLOCKS_LEAST);
+    if (options->cache_policy >= WEIR_POLICIES)
+        return wi_error_set(error, -EINVAL, 0, NULL,
+                            "the cache policy %u is none of WEIR_POLICY_*",
+                            options->cache_policy);
     return 0;
+}
+
+/* What 0 stands for. */
+static void fill_defaults(struct weir_engine_options *options)
+{
+    if (options->cache_block_size == 0)
+        options->cache_block_size = BLOCK_SIZE_DEFAULT;
+    if (options->device_ops == 0)
+        options->device_ops = DEVICE_OPS_DEFAULT;
+    if (options->device_bytes == 0)
+        options->device_bytes = DEVICE_BYTES_DEFAULT;
+    if (options->stall_ns == 0)
+        options->stall_ns = STALL_DEFAULT_NS;
 }
 
 static void free_engine(struct weir_engine *engine)
 {
+    wi_trace_end(engine); /* it writes by the pool */
     wi_pool_destroy(engine->pool);
+    wi_metrics_fini(engine);
+    wi_file_pool_destroy(engine);
+    wi_cache_destroy(engine->cache);
+    wi_watch_stop(engine);
+    wi_gate_fini(&engine->gate);
     wi_buffers_fini(&engine->buffers);
     for (uint32_t g = 0; g < WEIR_STATS_GROUPS; g++) {
         for (uint32_t c = 0; c < WEIR_CLASSES; c++)
@@ -189,6 +230,16 @@ static int fill_engine(struct weir_engine *engine, const struct weir_engine_opti
     rc = choose_backend(engine, options, error);
     if (rc < 0)
         return rc;
+    rc = wi_file_pool_create(engine, options->open_files);
+    if (rc < 0)
+        return wi_error_set(error, rc, 0, NULL, NULL);
+    if (options->cache_bytes > 0) {
+        rc = wi_cache_create(engine, options, &engine->cache);
+        if (rc < 0)
+            return wi_error_set(error, rc, 0, NULL,
+                                "no memory for a cache of %" PRIu64 " bytes",
+                                options->cache_bytes);
+    }
 
     engine->cpus = wi_cpu_count();
     engine->lane_threads[WEIR_LANE_IO] =
@@ -222,6 +273,7 @@ int wi_engine_open_with(const struct weir_engine_options *options,
         return wi_error_set(error, -EINVAL, 0, NULL, "options.size is not set");
     if (options)
         memcpy(&full, options, options->size < sizeof(full) ? options->size : sizeof(full));
+    fill_defaults(&full);
     rc = check_options(&full, error);
     if (rc < 0)
         return rc;
@@ -237,10 +289,14 @@ int wi_engine_open_with(const struct weir_engine_options *options,
     engine->backend_os = engine->seams.backend_os ? engine->seams.backend_os : wi_os_posix();
     engine->log = full.log;
     engine->log_arg = full.log_arg;
+    engine->stall_ns = full.stall_ns;
     engine->opened_ns = wi_os_now(engine->os);
     engine->memory_since_ns = engine->opened_ns;
     wi_mutex_init(&engine->mu, WI_RANK_ENGINE);
     wi_list_init(&engine->queues);
+    wi_gate_init(&engine->gate, full.device_ops, full.device_bytes);
+    wi_watch_init(engine);
+    wi_retry_init(engine);
 
     rc = fill_engine(engine, &full, error);
     if (rc < 0) {

@@ -17,6 +17,9 @@
 #ifndef STATX_DIOALIGN
 #define STATX_DIOALIGN 0x2000U
 #endif
+#ifndef RWF_DONTCACHE
+#define RWF_DONTCACHE 0x80 /* Linux 6.14 */
+#endif
 
 /* struct statx of Linux 6.1 has these two in what glibc 2.36 calls spare. */
 static void dio_align_of(const struct statx *st, uint32_t *ret_memory, uint32_t *ret_offset)
@@ -33,21 +36,27 @@ static bool is_power_of_2(uint32_t value)
 }
 
 /* Fill in what the kernel says of the open descriptor. */
-static int describe(struct weir_file *file, uint32_t open_flags)
+static int describe(struct weir_file *file, uint32_t open_flags, struct statx *ret_stat)
 {
     const struct wi_os *os = file->engine->os;
+    uint32_t mask = STATX_TYPE | STATX_DIOALIGN;
     struct statx st;
     int rc;
 
+    if (file->engine->file_pool)
+        mask |= STATX_INO | STATX_BTIME;
     memset(&st, 0, sizeof(st));
-    rc = os->ops->statx(os, file->fd, "", AT_EMPTY_PATH, STATX_TYPE | STATX_DIOALIGN, &st);
+    rc = os->ops->statx(os, file->fd, "", AT_EMPTY_PATH, mask, &st);
     if (rc < 0)
         return rc;
+    *ret_stat = st;
     file->memory_align = 1;
     file->offset_align = 1;
     file->regular = S_ISREG(st.stx_mode) || S_ISBLK(st.stx_mode);
     if (S_ISDIR(st.stx_mode))
         open_flags |= WEIR_OPEN_DIRECTORY;
+    if ((open_flags & WEIR_OPEN_CACHED) && !file->regular)
+        return -EINVAL;
     if (open_flags & WEIR_OPEN_DIRECT) {
         uint32_t memory = 4096;
         uint32_t offset = 4096;
@@ -126,11 +135,38 @@ static void give_file_back(struct weir_file *file)
     wi_mutex_unlock(&engine->mu);
 }
 
-/* Make a file of `fd`, which stays the caller's on failure. */
+/*
+ * What goes through the block cache must not fill the page cache as well. And whoever writes to a
+ * file tells the cache, cached or not: another handle of the same file may be.
+ */
+static int join_cache(struct weir_file *file)
+{
+    uint32_t open_flags = atomic_load_explicit(&file->open_flags, memory_order_relaxed);
+    bool cached = (open_flags & WEIR_OPEN_CACHED) != 0;
+
+    atomic_store_explicit(&file->load_rwf,
+                          cached && !(open_flags & WEIR_OPEN_DIRECT) ? RWF_DONTCACHE : 0,
+                          memory_order_relaxed);
+    if (!file->engine->cache || !(cached || ((open_flags & WEIR_OPEN_WRITE) && file->regular)))
+        return 0;
+    return wi_cache_file_open(file->engine->cache, file);
+}
+
+static void leave_cache(struct weir_file *file)
+{
+    if (file->cache_file)
+        wi_cache_file_close(file->engine->cache, file);
+}
+
+/*
+ * Make a file of `fd`, which stays the caller's on failure. `os_flags`: if it is a regular file, the
+ * file pool may close it and open it again with these; -1: never.
+ */
 static int make_file(struct weir_engine *engine, int fd, const char *path, uint32_t open_flags,
-                     struct weir_file **ret_file)
+                     int os_flags, struct weir_file **ret_file)
 {
     struct weir_file *file = take_file(engine);
+    struct statx st;
     int rc;
 
     if (!file)
@@ -142,16 +178,27 @@ static int make_file(struct weir_engine *engine, int fd, const char *path, uint3
     }
     file->fd = fd;
     atomic_store_explicit(&file->users, 0, memory_order_relaxed);
+    atomic_store_explicit(&file->holds, 1, memory_order_relaxed);
     atomic_store_explicit(&file->sync_error, 0, memory_order_relaxed);
     atomic_store_explicit(&file->cached_score, 0, memory_order_relaxed);
-    rc = describe(file, open_flags);
+    atomic_store_explicit(&file->advice, WEIR_ADVICE_NORMAL, memory_order_relaxed);
+    rc = describe(file, open_flags, &st);
     if (rc < 0)
         goto fail;
+    rc = join_cache(file);
+    if (rc < 0)
+        goto fail;
+    if (os_flags >= 0 && S_ISREG(st.stx_mode) && engine->file_pool) {
+        rc = wi_file_pool_add(file, os_flags, &st);
+        if (rc < 0)
+            goto fail;
+    }
     atomic_fetch_add_explicit(&file->generation, 1, memory_order_release);
     *ret_file = file;
     return 0;
 
 fail:
+    leave_cache(file);
     atomic_store_explicit(&file->open_flags, 0, memory_order_relaxed);
     give_file_back(file);
     return rc;
@@ -163,13 +210,14 @@ static int to_os_flags(uint32_t flags, int *ret_os_flags)
     bool writes = (flags & WEIR_OPEN_WRITE) != 0;
     int os_flags = O_CLOEXEC | O_NOCTTY;
 
-    if (flags >= WEIR_OPEN_UNNAMED << 1 || (!reads && !writes))
+    if (flags >= WEIR_OPEN_CACHED << 1 || (!reads && !writes))
         return -EINVAL;
     if (!writes && (flags & (WEIR_OPEN_CREATE | WEIR_OPEN_TRUNCATE | WEIR_OPEN_UNNAMED)))
         return -EINVAL;
     if ((flags & WEIR_OPEN_EXCLUSIVE) && !(flags & WEIR_OPEN_CREATE))
         return -EINVAL;
-    if ((flags & WEIR_OPEN_DIRECTORY) && (writes || (flags & WEIR_OPEN_DIRECT)))
+    if ((flags & WEIR_OPEN_DIRECTORY) &&
+        (writes || (flags & (WEIR_OPEN_DIRECT | WEIR_OPEN_CACHED))))
         return -EINVAL;
     if ((flags & WEIR_OPEN_UNNAMED) && (flags & WEIR_OPEN_CREATE))
         return -EINVAL;
@@ -193,6 +241,27 @@ static int to_os_flags(uint32_t flags, int *ret_os_flags)
     return 0;
 }
 
+static int open_descriptor(struct weir_engine *engine, int dir, const char *path, int os_flags,
+                           uint32_t mode)
+{
+    const struct wi_os *os = engine->os;
+    bool shrunk = false;
+
+    for (uint32_t tries = 0;; tries++) {
+        int fd = os->ops->openat(os, dir, path, os_flags, mode);
+
+        if (fd >= 0)
+            return fd;
+        if ((fd == -EMFILE || fd == -ENFILE) && !shrunk) {
+            shrunk = true;
+            if (wi_file_pool_shrink(engine))
+                continue;
+        }
+        if (wi_retry_verdict(WEIR_OP_OPEN, fd, tries).action != RETRY_NOW)
+            return wi_retry_verdict(WEIR_OP_OPEN, fd, tries).code;
+    }
+}
+
 int wi_file_open(struct weir_engine *engine, struct weir_file *dir, const char *path,
                  uint32_t flags, uint32_t mode, struct weir_file **ret_file)
 {
@@ -203,17 +272,27 @@ int wi_file_open(struct weir_engine *engine, struct weir_file *dir, const char *
 
     if (rc < 0)
         return rc;
-    for (uint32_t tries = 0;; tries++) {
-        fd = os->ops->openat(os, wi_dir_fd(dir), path, os_flags, mode);
-        if (fd >= 0)
-            break;
-        if (wi_retry_verdict(WEIR_OP_OPEN, fd, tries).action != RETRY_NOW)
-            return wi_retry_verdict(WEIR_OP_OPEN, fd, tries).code;
+    if ((flags & WEIR_OPEN_CACHED) && !engine->cache)
+        return -EINVAL;
+    rc = dir ? wi_file_begin(dir) : 0; /* it may turn out to be no directory */
+    if (rc < 0)
+        return rc;
+    wi_file_pool_reserve(engine);
+    fd = open_descriptor(engine, wi_dir_fd(dir), path, os_flags, mode);
+    if (dir)
+        wi_file_end(dir);
+    if (fd < 0) {
+        wi_file_pool_unreserve(engine);
+        return fd;
     }
     rc = make_file(engine, fd, path,
-                   flags & (WEIR_OPEN_READ | WEIR_OPEN_WRITE | WEIR_OPEN_DIRECT), ret_file);
+                   flags &
+                       (WEIR_OPEN_READ | WEIR_OPEN_WRITE | WEIR_OPEN_DIRECT | WEIR_OPEN_CACHED),
+                   flags & WEIR_OPEN_UNNAMED ? -1 : os_flags, ret_file);
     if (rc < 0)
         os->ops->close(os, fd);
+    if (rc < 0 || !(*ret_file)->pooled)
+        wi_file_pool_unreserve(engine);
     return rc;
 }
 
@@ -221,12 +300,21 @@ int weir_file_open(struct weir_engine *engine, struct weir_file *dir, const char
                    uint32_t flags, uint32_t mode, struct weir_file **ret_file,
                    struct weir_error *error)
 {
+    uint64_t begin_ns;
     int rc;
 
     if (!engine || !path || !ret_file)
         return wi_error_set(error, -EINVAL, WEIR_OP_OPEN, path, "an argument is missing");
+    begin_ns = wi_trace_begin(engine);
     rc = wi_file_open(engine, dir, path, flags, mode, ret_file);
-    if (rc == -EINVAL && (flags & WEIR_OPEN_DIRECT))
+    if (rc == -EINVAL && (flags & WEIR_OPEN_CACHED))
+        wi_error_set(
+            error, rc, WEIR_OP_OPEN, path, "%s",
+            engine->cache
+                ? "the flags make no sense together, this file system has no direct I/O, "
+                  "or it is a file without offsets, which cannot be cached"
+                : "the engine has no block cache: set cache_bytes in its options");
+    else if (rc == -EINVAL && (flags & WEIR_OPEN_DIRECT))
         wi_error_set(error, rc, WEIR_OP_OPEN, path,
                      "the flags make no sense together, or this file system has no direct I/O: "
                      "open it without WEIR_OPEN_DIRECT");
@@ -235,6 +323,7 @@ int weir_file_open(struct weir_engine *engine, struct weir_file *dir, const char
     else if (rc < 0)
         wi_error_set(error, rc, WEIR_OP_OPEN, path, NULL);
     wi_stats_blocking(engine, WEIR_OP_OPEN, rc, 0, 0);
+    wi_trace_blocking(engine, rc == 0 ? *ret_file : NULL, WEIR_OP_OPEN, begin_ns, 0, 0, rc);
     return rc;
 }
 
@@ -263,15 +352,48 @@ int weir_file_adopt(struct weir_engine *engine, int fd, const char *name,
                                                  : WEIR_OPEN_READ;
     if (os_flags & O_DIRECT)
         flags |= WEIR_OPEN_DIRECT;
-    rc = make_file(engine, fd, name, flags, ret_file);
+    rc = make_file(engine, fd, name, flags, -1, ret_file);
     return rc < 0 ? wi_error_set(error, rc, WEIR_OP_OPEN, name, NULL) : 0;
+}
+
+/* Nobody uses the file any more. Returns what close(2) said. */
+static int close_for_good(struct weir_file *file)
+{
+    struct weir_engine *engine = file->engine;
+    int rc = 0;
+
+    leave_cache(file);
+    wi_file_pool_remove(file);
+    if (file->fd >= 0)
+        rc = engine->os->ops->close(engine->os, file->fd);
+    return rc == -ECANCELED ? -EIO : rc; /* see retry.c */
+}
+
+/*
+ * The block cache's loads are jobs that nobody sees, so a file with such is not refused to be closed.
+ * Being open counts as one hold, each queue with loads as another; whoever lets go last closes the
+ * descriptor. If that is a queue, the error of close(2) is lost: it is one of a file that was
+ * only read, or synced, or whose writer did not care to know.
+ */
+void wi_file_hold(struct weir_file *file)
+{
+    atomic_fetch_add_explicit(&file->holds, 1, memory_order_seq_cst); /* see file_pool.c */
+}
+
+void wi_file_unhold(struct weir_file *file)
+{
+    if (atomic_fetch_sub_explicit(&file->holds, 1, memory_order_acq_rel) == 1) {
+        (void)close_for_good(file);
+        give_file_back(file);
+    }
 }
 
 int wi_file_close(struct weir_file *file, struct weir_error *error)
 {
     struct weir_engine *engine;
     int sync_error;
-    int rc;
+    int rc = 0;
+    bool is_last;
 
     uint32_t open_flags = atomic_load_explicit(&file->open_flags, memory_order_relaxed);
 
@@ -287,28 +409,32 @@ int wi_file_close(struct weir_file *file, struct weir_error *error)
     atomic_fetch_add_explicit(&file->generation, 1, memory_order_release);
     atomic_fetch_add_explicit(&engine->closes, 1, memory_order_release);
     sync_error = wi_file_sync_error(file);
-    rc = engine->os->ops->close(engine->os, file->fd);
-    if (rc == -ECANCELED)
-        rc = -EIO; /* see retry.c */
+    is_last = atomic_fetch_sub_explicit(&file->holds, 1, memory_order_acq_rel) == 1;
+    if (is_last)
+        rc = close_for_good(file);
     if (rc == 0)
         rc = sync_error;
     /* Here, since the name goes with the file. */
     if (rc < 0)
-        wi_error_set(error, rc, WEIR_OP_CLOSE, file->path, NULL);
-    give_file_back(file);
+        wi_error_set(error, rc, WEIR_OP_CLOSE, is_last ? file->path : NULL, NULL);
+    if (is_last)
+        give_file_back(file);
     return rc;
 }
 
 int weir_file_close(struct weir_file *file)
 {
     struct weir_engine *engine;
+    uint64_t begin_ns;
     int rc;
 
     if (!file)
         return 0;
     engine = file->engine;
+    begin_ns = wi_trace_begin(engine);
     rc = wi_file_close(file, NULL);
     wi_stats_blocking(engine, WEIR_OP_CLOSE, rc, 0, 0);
+    wi_trace_blocking(engine, file, WEIR_OP_CLOSE, begin_ns, 0, 0, rc);
     return rc;
 }
 
@@ -324,7 +450,7 @@ int weir_file_info(struct weir_file *file, struct weir_file_info *info)
     full.memory_align = file->memory_align;
     full.offset_align = file->offset_align;
     full.sync_error = wi_file_sync_error(file);
-    full.fd = file->fd;
+    full.fd = file->pooled ? -1 : file->fd;
     full.path = file->path;
     memcpy(info, &full, info->size < sizeof(full) ? info->size : sizeof(full));
     return 0;
@@ -376,6 +502,7 @@ static int end_sync(struct weir_file *file, struct running_sync *self, int rc)
 int wi_file_sync(struct weir_file *file, uint32_t how)
 {
     const struct wi_os *os = file->engine->os;
+    uint64_t writes = wi_file_pool_writes(file);
     struct running_sync self;
     int rc = wi_file_sync_error(file);
 
@@ -391,7 +518,10 @@ int wi_file_sync(struct weir_file *file, uint32_t how)
     /* Some files have nothing to sync (pipes, /proc): nothing was lost by asking. */
     if (rc < 0 && rc != -EINVAL && rc != -EROFS)
         wi_file_poison(file, rc);
-    return end_sync(file, &self, rc);
+    rc = end_sync(file, &self, rc);
+    if (rc == 0)
+        wi_file_pool_synced(file, writes);
+    return rc;
 }
 
 static int64_t to_ns(const struct statx_timestamp *time)

@@ -91,9 +91,10 @@ void weir_job_call(struct weir_job *job, uint32_t lane, weir_call_fn call, void 
 const char *weir_op_name(uint32_t op)
 {
     static const char *const names[WEIR_OPS] = {
-        "none",  "read",    "write",    "readv",    "writev", "fsync",  "fdatasync", "open",
-        "close", "stat",    "truncate", "allocate", "mkdir",  "unlink", "rmdir",     "rename",
-        "link",  "symlink", "readlink", "list",     "call",   "nop",    "cancel",
+        "none",  "read",   "write", "readv",     "writev",   "fsync", "fdatasync",
+        "open",  "close",  "stat",  "truncate",  "allocate", "mkdir", "unlink",
+        "rmdir", "rename", "link",  "symlink",   "readlink", "list",  "call",
+        "nop",   "cancel", "view",  "read_many", "advise",
     };
 
     return op < WEIR_OPS ? names[op] : "?";
@@ -127,10 +128,16 @@ static void touch_bytes(const void *buf, size_t len)
 
 void wi_job_touch(const struct weir_job *job)
 {
+    const struct weir_range *ranges = job->buf;
     const struct iovec *iov = job->buf;
 
     if (job->op == WEIR_OP_READ || job->op == WEIR_OP_WRITE) {
         touch_bytes(job->buf, job->len);
+        return;
+    }
+    if (job->op == WEIR_OP_READ_MANY) {
+        for (size_t i = 0; i < job->len; i++)
+            touch_bytes(ranges[i].buf, ranges[i].len);
         return;
     }
     for (size_t i = 0; i < job->len; i++)
@@ -156,12 +163,15 @@ static int reject(struct weir_job *job, int code, const char *text)
     return code;
 }
 
-static int check_piece(struct weir_job *job, const void *buf, size_t len)
+/* Where the bytes don't go through the block cache, a direct file asks for alignment. */
+static int check_piece(struct weir_job *job, const void *buf, size_t len, bool cached)
 {
     const struct weir_file *file = job->file;
 
     if (!buf && len > 0)
         return reject(job, -EINVAL, "the buffer is NULL");
+    if (WI_UNLIKELY(cached))
+        return 0;
     if (((uintptr_t)buf & (file->memory_align - 1)) != 0)
         return reject(job, -EINVAL,
                       "the file is direct and the buffer is not aligned; see memory_align of "
@@ -173,9 +183,20 @@ static int check_piece(struct weir_job *job, const void *buf, size_t len)
     return 0;
 }
 
+static int check_offset(struct weir_job *job, uint64_t offset, uint64_t bytes, bool cached)
+{
+    if (WI_UNLIKELY(!cached && (offset & (job->file->offset_align - 1)) != 0))
+        return reject(job, -EINVAL,
+                      "the file is direct and the offset is not aligned; see offset_align of "
+                      "weir_file_info");
+    if (WI_UNLIKELY(bytes > INT64_MAX || offset > INT64_MAX - bytes))
+        return reject(job, -EINVAL, "offset and length go beyond 2^63 bytes");
+    return 0;
+}
+
 static int check_transfer(struct weir_job *job, uint32_t open_flags)
 {
-    const struct weir_file *file = job->file;
+    bool cached = op_is_read(job->op) && (open_flags & WEIR_OPEN_CACHED);
     const struct iovec *iov = job->buf;
     uint64_t bytes = job->len;
     int rc = 0;
@@ -184,27 +205,65 @@ static int check_transfer(struct weir_job *job, uint32_t open_flags)
         return reject(job, -EBADF, "the file is not open for reading");
     if (op_is_write(job->op) && !(open_flags & WEIR_OPEN_WRITE))
         return reject(job, -EBADF, "the file is not open for writing");
-    if (WI_UNLIKELY((job->offset & (file->offset_align - 1)) != 0))
-        return reject(job, -EINVAL,
-                      "the file is direct and the offset is not aligned; see offset_align of "
-                      "weir_file_info");
-
     if (WI_UNLIKELY(job->op == WEIR_OP_READV || job->op == WEIR_OP_WRITEV)) {
         if (!iov && job->len > 0)
             return reject(job, -EINVAL, "the iovec array is NULL");
         bytes = wi_iov_bytes(iov, job->len);
     }
-    if (WI_UNLIKELY(bytes > INT64_MAX || job->offset > INT64_MAX - bytes))
-        return reject(job, -EINVAL, "offset and length go beyond 2^63 bytes");
+    rc = check_offset(job, job->offset, bytes, cached);
+    if (WI_UNLIKELY(rc < 0))
+        return rc;
     if (WI_LIKELY(job->op == WEIR_OP_READ || job->op == WEIR_OP_WRITE)) {
-        rc = check_piece(job, job->buf, job->len);
+        rc = check_piece(job, job->buf, job->len, cached);
     } else {
         for (size_t i = 0; i < job->len && rc == 0; i++)
-            rc = check_piece(job, iov[i].iov_base, iov[i].iov_len);
+            rc = check_piece(job, iov[i].iov_base, iov[i].iov_len, cached);
     }
     if (WI_LIKELY(rc == 0))
         wi_job_touch(job);
     return rc;
+}
+
+static int check_ranges(struct weir_job *job, uint32_t open_flags)
+{
+    bool cached = (open_flags & WEIR_OPEN_CACHED) != 0;
+    const struct weir_range *ranges = job->buf;
+    uint64_t bytes = 0;
+    int rc = 0;
+
+    if (!(open_flags & WEIR_OPEN_READ))
+        return reject(job, -EBADF, "the file is not open for reading");
+    if (!ranges && job->len > 0)
+        return reject(job, -EINVAL, "the array of ranges is NULL");
+    if (job->len > WI_RANGES_MAX)
+        return reject(job, -E2BIG, "more than 2^20 ranges");
+    for (size_t i = 0; i < job->len && rc == 0; i++) {
+        bytes = wi_add_sat(bytes, ranges[i].len);
+        rc = check_offset(job, ranges[i].offset, ranges[i].len, cached);
+        if (rc == 0)
+            rc = check_piece(job, ranges[i].buf, ranges[i].len, cached);
+        if (rc < 0 && job->error) {
+            job->error->offset = ranges[i].offset;
+            job->error->length = ranges[i].len;
+            job->error->has_offset = 1;
+        }
+    }
+    if (rc == 0 && bytes > INT64_MAX)
+        rc = reject(job, -EINVAL, "the ranges are more than 2^63 bytes together");
+    if (rc == 0)
+        wi_job_touch(job);
+    return rc;
+}
+
+static int check_view(struct weir_job *job, uint32_t open_flags)
+{
+    if (!(open_flags & WEIR_OPEN_READ))
+        return reject(job, -EBADF, "the file is not open for reading");
+    if (!(open_flags & WEIR_OPEN_CACHED))
+        return reject(job, -EINVAL, "the file was not opened with WEIR_OPEN_CACHED");
+    if (!job->buf || job->len == 0)
+        return reject(job, -EINVAL, "buf must point to a struct weir_view, and len not be 0");
+    return check_offset(job, job->offset, job->len, true);
 }
 
 static int check_path(struct weir_job *job, const char *path)
@@ -238,6 +297,20 @@ int wi_job_check(struct weir_engine *engine, struct weir_job *job)
         if (WI_UNLIKELY(!job->file))
             return reject(job, -EINVAL, "the file is missing");
         return check_transfer(job, open_flags);
+    case WEIR_OP_READ_MANY:
+        if (!job->file)
+            return reject(job, -EINVAL, "the file is missing");
+        return check_ranges(job, open_flags);
+    case WEIR_OP_VIEW:
+        if (!job->file)
+            return reject(job, -EINVAL, "the file is missing");
+        return check_view(job, open_flags);
+    case WEIR_OP_ADVISE:
+        if (!job->file)
+            return reject(job, -EINVAL, "the file is missing");
+        if (job->mode > WEIR_ADVICE_ONCE)
+            return reject(job, -EINVAL, "the advice is none of WEIR_ADVICE_*");
+        return check_offset(job, job->offset, job->len, true);
     case WEIR_OP_TRUNCATE:
     case WEIR_OP_ALLOCATE:
         if (job->file && !(open_flags & WEIR_OPEN_WRITE))

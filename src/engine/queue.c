@@ -5,18 +5,26 @@
  * Map of the folder
  *   queue.c       who may call, when to wait, what wakes the owner
  *   queue_work.c  what happens to a job between submit and `done`
+ *   sched.c       the classes: which job goes next; merge.c  neighbours in one operation
+ *   gate.c        what all queues together may have at the device
+ *   cached.c      a queue's reads through the block cache; prefetch.c  what to read ahead
+ *   cache.c       the block cache: frames; cache_file.c  files; cache_read.c  blocking reads
+ *   view.c        pinned pieces of it; stream.c  look ahead of a reader
  *   retry.c       which errors are worth another try
  *   call.c        jobs that are system calls on the pool
  *   blocking.c    calls that do their work on the calling thread
- *   file.c        open files; buffer.c  aligned buffers; job.c  preparing and checking jobs
- *   stats.c       counting and adding up; engine.c  opening and closing it all
+ *   file.c        open files; file_pool.c  fewer descriptors than files
+ *   buffer.c      aligned buffers; job.c  preparing and checking jobs
+ *   stats.c       counting and adding up; prometheus.c  the same as text; trace.c  each operation
+ *   limiter.c, metric.c, value_cache.c  for users' own code
+ *   engine.c      opening and closing it all
  *
  * A turn       posted jobs, due timers, dispatch, one turn of the backend (which is where
  *              the only system call is, and the only wait), completions, `done` calls.
  * Waking       the backend has the waker; whoever posts calls its `wake`. A queue whose
  *              descriptor was asked for keeps it readable while anything waits here: staged
  *              jobs (through wake), deadlines (a timerfd), completions (the backend).
- * Invariant    Q1  taken == jobs in QUEUED + DEVICE + RETRY + DONE
+ * Invariant    Q1  taken == jobs in QUEUED + LOADING + DEVICE + RETRY + DONE, without the loads
  */
 #include "engine_internal.h"
 
@@ -33,6 +41,7 @@
 #define BACKLOG_MAX    (1u << 19)
 #define BACKLOG_LEAST  1024
 #define WAIT_BATCH_MAX 16 /* waiting for more only adds latency */
+#define FLAGS_ALL      (WEIR_QUEUE_NO_MERGE | WEIR_QUEUE_NO_GAPS | WEIR_QUEUE_NO_PREFETCH)
 
 /* ---- opening --------------------------------------------------------------------------- */
 
@@ -103,7 +112,28 @@ static int open_backend(struct weir_engine *engine, uint32_t *depth,
 
 static int64_t queue_bytes(const struct weir_queue *queue)
 {
-    return (int64_t)(sizeof(*queue) + (queue->room + SPARE_SLOTS) * sizeof(*queue->slots));
+    return (int64_t)(sizeof(*queue) + queue->slot_count * sizeof(*queue->slots) +
+                     wi_merge_memory(queue));
+}
+
+static void init_queue(struct weir_queue *queue, const struct weir_queue_options *options)
+{
+    struct weir_engine *engine = queue->engine;
+
+    queue->os = engine->os;
+    queue->depth = options->depth;
+    queue->room = options->depth + options->backlog;
+    queue->slot_count = queue->room + SPARE_SLOTS + (engine->cache ? LOADS_MAX : 0);
+    queue->epoll_fd = -1;
+    queue->timer_fd = -1;
+    queue->bytes_max = options->device_bytes ? options->device_bytes : engine->gate.bytes_max;
+    queue->can_prefetch = !(options->flags & WEIR_QUEUE_NO_PREFETCH);
+    wi_list_init(&queue->held);
+    wi_list_init(&queue->order);
+    wi_list_init(&queue->gate_link);
+    wi_list_init(&queue->cached_ready);
+    wi_sched_init(queue);
+    memset(queue->slot_file, -1, sizeof(queue->slot_file));
 }
 
 int weir_queue_open(struct weir_engine *engine, const struct weir_queue_options *options,
@@ -121,7 +151,7 @@ int weir_queue_open(struct weir_engine *engine, const struct weir_queue_options 
         full.depth = DEPTH_DEFAULT;
     if (full.backlog == 0)
         full.backlog = full.depth * 4 > BACKLOG_LEAST ? full.depth * 4 : BACKLOG_LEAST;
-    if (full.depth > DEPTH_MAX || full.backlog > BACKLOG_MAX)
+    if (full.depth > DEPTH_MAX || full.backlog > BACKLOG_MAX || full.flags > FLAGS_ALL)
         return -EINVAL;
 
     queue = aligned_alloc(WI_CACHE_LINE,
@@ -130,29 +160,29 @@ int weir_queue_open(struct weir_engine *engine, const struct weir_queue_options 
         return -ENOMEM;
     memset(queue, 0, sizeof(*queue));
     queue->engine = engine;
-    queue->os = engine->os;
-    queue->depth = full.depth;
-    queue->room = full.depth + full.backlog;
-    queue->epoll_fd = -1;
-    queue->timer_fd = -1;
-    wi_list_init(&queue->backlog);
-    wi_list_init(&queue->held);
-    wi_list_init(&queue->order);
-    memset(queue->slot_file, -1, sizeof(queue->slot_file));
-    queue->slots = calloc(queue->room + SPARE_SLOTS, sizeof(*queue->slots));
+    init_queue(queue, &full);
+    queue->slots = aligned_alloc(WI_CACHE_LINE, queue->slot_count * sizeof(*queue->slots));
     if (!queue->slots) {
         rc = -ENOMEM;
         goto fail_queue;
     }
-    for (uint32_t i = 0; i < queue->room + SPARE_SLOTS; i++)
-        queue->slots[i].next_free = i + 1 < queue->room + SPARE_SLOTS ? i + 1 : UINT32_MAX;
-    rc = open_backend(engine, &queue->depth, &queue->backend);
+    memset(queue->slots, 0, queue->slot_count * sizeof(*queue->slots));
+    for (uint32_t i = 0; i < queue->slot_count; i++)
+        queue->slots[i].next_free = i + 1 < queue->slot_count ? i + 1 : UINT32_MAX;
+    rc = wi_merge_init(queue, full.merge_gap, full.flags);
     if (rc < 0)
         goto fail_slots;
+    rc = open_backend(engine, &queue->depth, &queue->backend);
+    if (rc < 0)
+        goto fail_merge;
     queue->can_slot = queue->backend->ops->set_file != NULL;
     queue->can_inline =
         engine->backend != WEIR_BACKEND_NULL && !engine->seams.no_inline && !engine->seams.wrap;
     wi_wheel_init(&queue->wheel, wi_os_now(queue->os));
+    queue->stall_seen_ns = wi_os_now(queue->os);
+    queue->stall_check_ns = engine->stall_ns == WEIR_NEVER
+                                ? UINT64_MAX
+                                : queue->stall_seen_ns + engine->stall_ns / 2;
 
     wi_engine_account(engine, queue_bytes(queue));
     wi_mutex_lock(&engine->mu);
@@ -160,9 +190,12 @@ int weir_queue_open(struct weir_engine *engine, const struct weir_queue_options 
     wi_list_push_back(&engine->queues, &queue->engine_link);
     engine->queues_open++;
     wi_mutex_unlock(&engine->mu);
+    wi_watch_start(engine);
     *ret_queue = queue;
     return 0;
 
+fail_merge:
+    wi_merge_fini(queue);
 fail_slots:
     free(queue->slots);
 fail_queue:
@@ -228,7 +261,7 @@ int weir_queue_submit(struct weir_queue *queue, struct weir_job *const *jobs, si
          * statistics, but a time limit counts from here. */
         if (WI_UNLIKELY(queue->in_done && job->timeout_ns != 0))
             queue->now_ns = wi_os_now(queue->os);
-        wi_queue_take(queue, job, queue->now_ns);
+        wi_queue_take(queue, job, queue->now_ns, 0);
     }
     if (WI_UNLIKELY(taken == 0))
         return rc;
@@ -309,7 +342,7 @@ static void take_posted(struct weir_queue *queue)
                                       : WI_CONTAINER_OF(link, struct wi_inbox_node, next);
         atomic_fetch_sub_explicit(&queue->posted, 1, memory_order_relaxed);
         wi_counter_add(&queue->stats.posted, 1);
-        wi_queue_take(queue, job, queue->now_ns);
+        wi_queue_take(queue, job, queue->now_ns, 0);
         if (counts_on_file(job)) /* the queue counts from here */
             atomic_fetch_sub_explicit(&job->file->users, 1, memory_order_release);
     }
@@ -342,14 +375,27 @@ static uint32_t how_many(const struct weir_queue *queue, uint32_t min_done)
     uint32_t want = min_done;
 
     if (min_done == 0 || queue->device >= queue->depth) {
-        uint32_t quarter =
-            queue->device / 4 < WAIT_BATCH_MAX ? queue->device / 4 : WAIT_BATCH_MAX;
+        /* Of what is somebody's: what is read ahead must not hold up a reader. */
+        uint32_t owned = queue->device < queue->taken ? queue->device : queue->taken;
+        uint32_t quarter = owned / 4 < WAIT_BATCH_MAX ? owned / 4 : WAIT_BATCH_MAX;
 
         want = quarter > want ? quarter : want;
     }
     if (want > queue->device)
         want = queue->device;
     return want ? want : 1; /* nothing there: to be woken */
+}
+
+/* When this queue has something to do without being told: a timer, or work that gave way. 0: never. */
+static uint64_t next_event_ns(const struct weir_queue *queue)
+{
+    uint64_t next_ns = 0;
+
+    if (WI_UNLIKELY(queue->wheel.count > 0))
+        next_ns = wi_wheel_next_ns(&queue->wheel);
+    if (WI_UNLIKELY(queue->low_again_ns != 0))
+        next_ns = next_ns ? wi_min_u64(next_ns, queue->low_again_ns) : queue->low_again_ns;
+    return next_ns;
 }
 
 /* One turn up to the completions. `until_ns` 0 does not wait. */
@@ -368,28 +414,45 @@ static int turn(struct weir_queue *queue, uint32_t min_done, uint64_t until_ns)
     if (WI_UNLIKELY(closes != queue->closes_seen)) {
         queue->closes_seen = closes;
         wi_queue_drop_slots(queue, false);
+        if (!wi_cached_is_idle(queue))
+            wi_queue_drop_loads(queue);
     }
     wi_queue_dispatch(queue);
     count_turn(queue);
 
-    if (!has_due(queue) && until_ns > queue->now_ns) {
+    if (WI_UNLIKELY(queue->now_ns >= queue->stall_check_ns))
+        wi_queue_check_stalls(queue);
+
+    if (!has_due(queue) && until_ns > queue->now_ns && wi_list_empty(&queue->cached_ready)) {
+        uint64_t next_ns = next_event_ns(queue);
+
         want = how_many(queue, min_done);
-        if (WI_UNLIKELY(queue->wheel.count > 0))
-            until_ns = wi_min_u64(until_ns, wi_wheel_next_ns(&queue->wheel));
+        if (WI_UNLIKELY(next_ns != 0))
+            until_ns = wi_min_u64(until_ns, next_ns);
+        wi_gate_settle(queue);
     }
     rc = queue->backend->ops->turn(queue->backend, want, until_ns, &done);
     if (done) {
         queue->now_ns = wi_os_now(queue->os);
         wi_queue_completed(queue, done);
+        if (WI_UNLIKELY(!wi_list_empty(&queue->cached_ready)))
+            wi_cached_run(queue);
     }
     return rc < 0 ? rc : 0;
+}
+
+/* Something waits that the next turn may start. */
+static bool can_start(const struct weir_queue *queue)
+{
+    return !wi_list_empty(&queue->cached_ready) ||
+           (queue->waiting > 0 && queue->device < queue->depth && !queue->stuck);
 }
 
 /* Before the owner goes back to its event loop: nothing may wait here that would not make
  * the descriptor readable. */
 static void settle_fd(struct weir_queue *queue)
 {
-    uint64_t next_ns = queue->wheel.count > 0 ? wi_wheel_next_ns(&queue->wheel) : 0;
+    uint64_t next_ns = next_event_ns(queue);
 
     if (next_ns != queue->timer_set_ns) {
         struct itimerspec when = { 0 };
@@ -400,7 +463,7 @@ static void settle_fd(struct weir_queue *queue)
         queue->timer_set_ns = next_ns;
     }
     if (has_due(queue) || next_pending(queue) || !wi_inbox_empty(&queue->inbox) ||
-        (!wi_list_empty(&queue->backlog) && queue->device < queue->depth))
+        can_start(queue))
         wake_self(queue);
 }
 
@@ -410,6 +473,14 @@ static void begin_turns(struct weir_queue *queue)
     /* A timerfd that has fired stays readable until it is set anew. */
     if (queue->timer_set_ns != 0 && queue->timer_set_ns <= wi_os_now(queue->os))
         queue->timer_set_ns = UINT64_MAX;
+}
+
+/* The owner goes away. */
+static void leave(struct weir_queue *queue)
+{
+    wi_gate_settle(queue);
+    if (queue->fd_mode)
+        settle_fd(queue);
 }
 
 static int enter(struct weir_queue *queue)
@@ -432,10 +503,9 @@ int weir_queue_run(struct weir_queue *queue)
     rc = turn(queue, 0, 0);
     count = wi_queue_call_done(queue);
     /* Hand over what the calls staged, so that the device works while the owner does. */
-    if (!wi_list_empty(&queue->backlog) && queue->device < queue->depth)
+    if (can_start(queue))
         (void)turn(queue, 0, 0);
-    if (queue->fd_mode)
-        settle_fd(queue);
+    leave(queue);
     return count > 0 || rc == -EINTR ? count : rc;
 }
 
@@ -464,8 +534,7 @@ int weir_queue_wait(struct weir_queue *queue, uint32_t min_done, uint64_t timeou
         if (timeout_ns != WEIR_FOREVER && wi_os_now(queue->os) >= until_ns)
             break;
     }
-    if (queue->fd_mode)
-        settle_fd(queue);
+    leave(queue);
     return count > 0 ? count : rc;
 }
 
@@ -541,6 +610,12 @@ int weir_queue_rebind(struct weir_queue *queue)
         return rc;
     if (queue->taken > 0 || atomic_load_explicit(&queue->posted, memory_order_acquire) > 0)
         return -EBUSY;
+    while (!wi_cached_is_idle(queue)) { /* prefetches that nobody waits for any more */
+        wi_queue_cancel_all(queue);
+        if (!wi_cached_is_idle(queue))
+            (void)turn(queue, 1, UINT64_MAX);
+    }
+    leave(queue);
     wi_queue_drop_slots(queue, true);
     rc = queue->backend->ops->unbind(queue->backend);
     if (rc < 0)
@@ -552,7 +627,7 @@ int weir_queue_rebind(struct weir_queue *queue)
 
 static bool is_drained(struct weir_queue *queue)
 {
-    return queue->taken == 0 && !queue->pending_first &&
+    return queue->taken == 0 && wi_cached_is_idle(queue) && !queue->pending_first &&
            atomic_load_explicit(&queue->posting, memory_order_seq_cst) == 0 &&
            wi_inbox_empty(&queue->inbox);
 }
@@ -580,7 +655,7 @@ int weir_queue_close(struct weir_queue *queue, uint64_t timeout_ns)
         /* A thread inside post holds us up for a few instructions only. */
         if (queue->taken == 0 && !has_due(queue))
             sched_yield();
-        rc = turn(queue, 1, queue->taken > 0 ? until_ns : 0);
+        rc = turn(queue, 1, queue->taken > 0 || !wi_cached_is_idle(queue) ? until_ns : 0);
         (void)wi_queue_call_done(queue);
         if (is_drained(queue))
             break;
@@ -590,12 +665,16 @@ int weir_queue_close(struct weir_queue *queue, uint64_t timeout_ns)
             return -EBUSY;
     }
 
+    wi_gate_settle(queue);
+    wi_gate_forget(queue);
     wi_stats_retire(engine, queue);
     wi_queue_drop_slots(queue, true);
     close_fds(queue);
     queue->backend->ops->close(queue->backend);
     wi_engine_account(engine, -queue_bytes(queue) -
                                   (int64_t)(queue->files_room * sizeof(*queue->files)));
+    wi_cached_fini(queue);
+    wi_merge_fini(queue);
     free(queue->files);
     free(queue->slots);
     free(queue);
@@ -609,7 +688,7 @@ size_t weir_queue_inflight(struct weir_queue *queue, struct weir_inflight *list,
     uint64_t now_ns = wi_os_now(queue->os);
     size_t count = 0;
 
-    for (uint32_t i = 0; i < queue->room + SPARE_SLOTS && count < max; i++) {
+    for (uint32_t i = 0; i < queue->slot_count && count < max; i++) {
         struct queue_slot *slot = &queue->slots[i];
         uint64_t id = atomic_load_explicit(&slot->id, memory_order_acquire);
         struct weir_inflight entry = { .job_id = id };
@@ -626,9 +705,10 @@ size_t weir_queue_inflight(struct weir_queue *queue, struct weir_inflight *list,
         if (atomic_load_explicit(&slot->id, memory_order_relaxed) != id)
             continue;
         entry.age_ns = now_ns > submit_ns ? now_ns - submit_ns : 0;
-        entry.op = op_state >> 8;
+        entry.op = op_state >> 16;
+        entry.io_class = op_state >> 8 & 0xff;
         entry.state = op_state & 0xff;
-        if (entry.state == WEIR_STATE_NONE || entry.state > WEIR_STATE_RETRY)
+        if (entry.state == WEIR_STATE_NONE || entry.state > WEIR_STATE_LOADING)
             continue;
         list[count++] = entry;
     }

@@ -14,6 +14,11 @@
  * drops the dirty marks when it reports the error, so a second one can succeed over lost
  * data. ECANCELED that nobody asked for is reported as EIO in the end, since -ECANCELED
  * promises that the caller wanted it. Short transfers are not errors: queue.c continues them.
+ *
+ * A device on which much fails must not get twice the work for it: retries with back-off come out
+ * of a budget of the engine's, which starts with 256 and earns one for every ten operations that end.
+ * With none left the result stands. What is tried again at once is free: it is the kernel's way
+ * of saying "ask again", and no device has seen it.
  */
 #include "engine_internal.h"
 
@@ -22,6 +27,37 @@
 #define EIO_TRIES      2
 #define BACKOFF_NS     100000u
 #define BACKOFF_MAX_NS 10000000u
+#define RETRY_TENTHS   10
+#define BUDGET_TENTHS  (256 * RETRY_TENTHS)
+
+void wi_retry_init(struct weir_engine *engine)
+{
+    atomic_store_explicit(&engine->gate.retry_tenths, BUDGET_TENTHS, memory_order_relaxed);
+}
+
+bool wi_retry_spend(struct weir_engine *engine)
+{
+    _Atomic int64_t *left = &engine->gate.retry_tenths;
+
+    if (atomic_fetch_sub_explicit(left, RETRY_TENTHS, memory_order_relaxed) >= RETRY_TENTHS)
+        return true;
+    atomic_fetch_add_explicit(left, RETRY_TENTHS, memory_order_relaxed);
+    return false;
+}
+
+void wi_retry_earn(struct weir_engine *engine, uint64_t completions)
+{
+    _Atomic int64_t *left = &engine->gate.retry_tenths;
+    int64_t tenths = atomic_load_explicit(left, memory_order_relaxed);
+    int64_t more = (int64_t)wi_min_u64(completions, BUDGET_TENTHS);
+
+    /* Full, nearly always: then this only reads. */
+    while (tenths < BUDGET_TENTHS &&
+           !atomic_compare_exchange_weak_explicit(
+               left, &tenths, tenths + more < BUDGET_TENTHS ? tenths + more : BUDGET_TENTHS,
+               memory_order_relaxed, memory_order_relaxed))
+        continue;
+}
 
 static uint64_t backoff_ns(uint32_t tries)
 {

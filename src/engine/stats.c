@@ -7,14 +7,51 @@
  * thread. A snapshot walks all under the engine's lock, which also keeps queues from going
  * away; a queue that closes merges what it counted into `retired`.
  */
-#include "engine_internal.h"
+#include "stats_internal.h"
 
 #include <stdlib.h>
 #include <time.h>
 
-#include "base/json.h"
-
 #define SAMPLE_EVERY 17
+
+/*
+ * The counters that are only added up: where they are in a queue's, in a shard of the blocking
+ * calls', and in what the user sees. 0 is none: there is something else in each.
+ */
+#define Q(counter) offsetof(struct queue_stats, counter)
+#define B(counter) offsetof(struct blocking_stats, counter)
+#define S(counter) offsetof(struct weir_stats, counter)
+static const struct {
+    uint16_t queue;
+    uint16_t blocking;
+    uint16_t total;
+} sums[] = {
+    { Q(turns), 0, S(turns) },
+    { Q(system_calls), B(extra_calls), S(system_calls) },
+    { Q(inline_reads), 0, S(inline_reads) },
+    { Q(retries), B(retries), S(retries) },
+    { Q(continued), B(continued), S(continued) },
+    { Q(posted), 0, S(posted) },
+    { Q(in_flight), 0, S(in_flight) },
+    { Q(in_flight_sum), 0, 0 },
+    { Q(device_ops), 0, S(device_ops) },
+    { Q(device_bytes), 0, S(device_bytes) },
+    { Q(merges), B(merges), S(merges) },
+    { Q(merged), B(merged), S(merged) },
+    { Q(merge_splits), B(merge_splits), S(merge_splits) },
+    { Q(gap_bytes), B(gap_bytes), S(gap_bytes) },
+    { Q(budget_waits), 0, S(budget_waits) },
+    { Q(yield_waits), 0, S(yield_waits) },
+    { Q(promoted), 0, S(promoted) },
+    { Q(retries_refused), B(retries_refused), S(retries_refused) },
+    { Q(stalls), 0, S(stalls) },
+    { Q(cache_loads), 0, S(cache_loads) },
+    { Q(cache_shared), 0, S(cache_shared) },
+    { Q(prefetch_skipped), 0, S(prefetch_skipped) },
+};
+#undef Q
+#undef B
+#undef S
 
 static _Atomic uint32_t next_thread;
 static __thread uint32_t thread_number __attribute__((tls_model("initial-exec")));
@@ -115,21 +152,31 @@ static void merge_counters(struct stats_counters *to, struct stats_counters *fro
     wi_counter_add(&to->bytes, get(&from->bytes));
 }
 
+static _Atomic uint64_t *counter_at(void *stats, size_t offset)
+{
+    return (_Atomic uint64_t *)(void *)((char *)stats + offset);
+}
+
 static void merge_queue_stats(struct queue_stats *to, struct queue_stats *from)
 {
     for (uint32_t g = 0; g < WEIR_STATS_GROUPS; g++)
         merge_counters(&to->ops[g], &from->ops[g]);
-    wi_counter_add(&to->turns, get(&from->turns));
-    wi_counter_add(&to->system_calls, get(&from->system_calls));
-    wi_counter_add(&to->inline_reads, get(&from->inline_reads));
-    wi_counter_add(&to->retries, get(&from->retries));
-    wi_counter_add(&to->continued, get(&from->continued));
-    wi_counter_add(&to->posted, get(&from->posted));
-    wi_counter_add(&to->in_flight, get(&from->in_flight));
-    wi_counter_add(&to->in_flight_sum, get(&from->in_flight_sum));
+    for (size_t i = 0; i < WI_ARRAY_LEN(sums); i++)
+        wi_counter_add(counter_at(to, sums[i].queue), get(counter_at(from, sums[i].queue)));
     if (get(&from->in_flight_peak) > get(&to->in_flight_peak))
         atomic_store_explicit(&to->in_flight_peak, get(&from->in_flight_peak),
                               memory_order_relaxed);
+}
+
+static void merge_blocking_stats(struct blocking_stats *to, struct blocking_stats *from)
+{
+    for (uint32_t g = 0; g < WEIR_STATS_GROUPS; g++)
+        merge_counters(&to->ops[g], &from->ops[g]);
+    for (size_t i = 0; i < WI_ARRAY_LEN(sums); i++) {
+        if (sums[i].blocking)
+            wi_counter_add(counter_at(to, sums[i].blocking),
+                           get(counter_at(from, sums[i].blocking)));
+    }
 }
 
 void wi_stats_retire(struct weir_engine *engine, struct weir_queue *queue)
@@ -178,9 +225,8 @@ static void merge_place(struct wi_hist *to, _Atomic(struct wi_hist *) *place)
         wi_hist_merge(to, from);
 }
 
-/* Add up the histograms of one group and kind; `io_class` WEIR_CLASSES means all classes. */
-static void gather_hist(struct weir_engine *engine, uint32_t group, uint32_t io_class,
-                        uint32_t which, struct wi_hist *to) WI_REQUIRES(engine->mu)
+void wi_stats_gather(struct weir_engine *engine, uint32_t group, uint32_t io_class,
+                     uint32_t which, struct wi_hist *to)
 {
     uint32_t from_class = io_class == WEIR_CLASSES ? 0 : io_class;
     uint32_t to_class = io_class == WEIR_CLASSES ? WEIR_CLASSES : io_class + 1;
@@ -212,7 +258,7 @@ int weir_engine_latency(struct weir_engine *engine, uint32_t group, uint32_t io_
     if (!hist)
         return -ENOMEM;
     wi_mutex_lock(&engine->mu);
-    gather_hist(engine, group, io_class, which, hist);
+    wi_stats_gather(engine, group, io_class, which, hist);
     wi_mutex_unlock(&engine->mu);
     wi_hist_summarise(hist, ret_latency);
     free(hist);
@@ -253,7 +299,37 @@ static void fill_memory(struct weir_engine *engine, struct weir_stats *stats)
         stats->elapsed_ns > 0 ? (uint64_t)(integral / (double)stats->elapsed_ns) : 0;
 }
 
-/* `scratch` has room for the sums and one histogram; it is zero. */
+/*
+ * How many of a queue's jobs hang: at the device, and taken longer ago than stall_ns. A slot says
+ * when its job was taken, not when it was started; so what waited long before is counted early.
+ * Reads of other threads, as in weir_queue_inflight.
+ */
+static uint64_t count_stalled(struct weir_queue *queue, uint64_t now_ns)
+{
+    uint64_t stall_ns = queue->engine->stall_ns;
+    uint64_t count = 0;
+
+    /* A job comes to the device in a turn, which sets this: most queues need no walk. */
+    if (stall_ns == WEIR_NEVER || get(&queue->stats.in_flight) == 0)
+        return 0;
+    for (uint32_t i = 0; i < queue->slot_count; i++) {
+        struct queue_slot *slot = &queue->slots[i];
+        uint64_t id = atomic_load_explicit(&slot->id, memory_order_acquire);
+        uint64_t submit_ns;
+        uint32_t state;
+
+        if (id == 0)
+            continue;
+        submit_ns = atomic_load_explicit(&slot->submit_ns, memory_order_acquire);
+        state = atomic_load_explicit(&slot->op_state, memory_order_acquire) & 0xff;
+        if (state == WEIR_STATE_DEVICE && wi_add_sat(submit_ns, stall_ns) < now_ns &&
+            atomic_load_explicit(&slot->id, memory_order_relaxed) == id)
+            count++;
+    }
+    return count;
+}
+
+/* Room for the sums and one histogram; it is zero. */
 struct scratch {
     struct queue_stats jobs;
     struct blocking_stats blocking;
@@ -265,8 +341,9 @@ static void fill_locked(struct weir_engine *engine, struct weir_stats *stats,
 {
     struct queue_stats *jobs = &scratch->jobs;
     struct blocking_stats *blocking = &scratch->blocking;
-    struct wi_list *node;
+    uint64_t now_ns = wi_os_now(engine->os);
     uint64_t turns;
+    struct wi_list *node;
 
     merge_queue_stats(jobs, &engine->retired);
     stats->system_calls = engine->retired_backend_calls;
@@ -277,15 +354,17 @@ static void fill_locked(struct weir_engine *engine, struct weir_stats *stats,
         merge_queue_stats(jobs, &queue->stats);
         queue->backend->ops->stats(queue->backend, &backend);
         stats->system_calls += backend.system_calls;
+        stats->stalled += count_stalled(queue, now_ns);
     }
-    for (uint32_t s = 0; s < BLOCKING_SHARDS; s++) {
-        struct blocking_stats *shard = &engine->blocking[s];
+    for (uint32_t s = 0; s < BLOCKING_SHARDS; s++)
+        merge_blocking_stats(blocking, &engine->blocking[s]);
+    for (size_t i = 0; i < WI_ARRAY_LEN(sums); i++) {
+        uint64_t sum = get(counter_at(jobs, sums[i].queue));
 
-        for (uint32_t g = 0; g < WEIR_STATS_GROUPS; g++)
-            merge_counters(&blocking->ops[g], &shard->ops[g]);
-        wi_counter_add(&blocking->extra_calls, get(&shard->extra_calls));
-        wi_counter_add(&blocking->retries, get(&shard->retries));
-        wi_counter_add(&blocking->continued, get(&shard->continued));
+        if (sums[i].blocking)
+            sum += get(counter_at(blocking, sums[i].blocking));
+        if (sums[i].total)
+            *(uint64_t *)(void *)((char *)stats + sums[i].total) += sum;
     }
     for (uint32_t g = 0; g < WEIR_STATS_GROUPS; g++) {
         struct weir_latency *places[STATS_WHICH] = { &stats->ops[g].wait, &stats->ops[g].device,
@@ -295,18 +374,11 @@ static void fill_locked(struct weir_engine *engine, struct weir_stats *stats,
         stats->system_calls += stats->ops[g].blocking;
         for (uint32_t which = 0; which < STATS_WHICH; which++) {
             memset(&scratch->hist, 0, sizeof(scratch->hist));
-            gather_hist(engine, g, WEIR_CLASSES, which, &scratch->hist);
+            wi_stats_gather(engine, g, WEIR_CLASSES, which, &scratch->hist);
             wi_hist_summarise(&scratch->hist, places[which]);
         }
     }
     turns = get(&jobs->turns);
-    stats->system_calls += get(&jobs->system_calls) + get(&blocking->extra_calls);
-    stats->turns = turns;
-    stats->inline_reads = get(&jobs->inline_reads);
-    stats->retries = get(&jobs->retries) + get(&blocking->retries);
-    stats->continued = get(&jobs->continued) + get(&blocking->continued);
-    stats->posted = get(&jobs->posted);
-    stats->in_flight = get(&jobs->in_flight);
     stats->in_flight_peak = get(&jobs->in_flight_peak);
     stats->in_flight_mean_milli = turns ? get(&jobs->in_flight_sum) * 1000 / turns : 0;
     stats->files_open = engine->files_open;
@@ -328,6 +400,10 @@ int weir_engine_stats(struct weir_engine *engine, struct weir_stats *stats)
         return -ENOMEM;
     memset(scratch, 0, sizeof(*scratch));
     memset(&full, 0, sizeof(full));
+    /* First those that fill: what the queues counted is added. */
+    if (engine->cache)
+        wi_cache_stats(engine->cache, &full);
+    wi_file_pool_stats(engine, &full);
     wi_mutex_lock(&engine->mu);
     fill_locked(engine, &full, scratch);
     wi_mutex_unlock(&engine->mu);
@@ -345,78 +421,6 @@ int weir_engine_stats(struct weir_engine *engine, struct weir_stats *stats)
     full.size = stats->size;
     memcpy(stats, &full, stats->size < sizeof(full) ? stats->size : sizeof(full));
     return 0;
-}
-
-static void latency_json(struct wi_json *json, const char *key, const struct weir_latency *lat)
-{
-    wi_json_open(json, key, '{');
-    wi_json_u64(json, "count", lat->count);
-    wi_json_u64(json, "mean", lat->mean_ns);
-    wi_json_u64(json, "p50", lat->p50_ns);
-    wi_json_u64(json, "p95", lat->p95_ns);
-    wi_json_u64(json, "p99", lat->p99_ns);
-    wi_json_u64(json, "p999", lat->p999_ns);
-    wi_json_u64(json, "max", lat->max_ns);
-    wi_json_close(json, '}');
-}
-
-char *weir_engine_stats_json(struct weir_engine *engine)
-{
-    static const char *const groups[WEIR_STATS_GROUPS] = { "read", "write", "sync", "other" };
-    static const char *const lanes[WEIR_LANES] = { "io", "files", "cpu" };
-    struct weir_stats stats = { .size = sizeof(stats) };
-    struct wi_json json;
-
-    if (weir_engine_stats(engine, &stats) < 0)
-        return NULL;
-    wi_json_init(&json);
-    wi_json_open(&json, NULL, '{');
-    wi_json_u64(&json, "elapsed_ns", stats.elapsed_ns);
-    wi_json_open(&json, "ops", '{');
-    for (uint32_t g = 0; g < WEIR_STATS_GROUPS; g++) {
-        const struct weir_stats_op *op = &stats.ops[g];
-
-        wi_json_open(&json, groups[g], '{');
-        wi_json_u64(&json, "done", op->done);
-        wi_json_u64(&json, "blocking", op->blocking);
-        wi_json_u64(&json, "failed", op->failed);
-        wi_json_u64(&json, "cancelled", op->cancelled);
-        wi_json_u64(&json, "expired", op->expired);
-        wi_json_u64(&json, "bytes", op->bytes);
-        latency_json(&json, "wait_ns", &op->wait);
-        latency_json(&json, "device_ns", &op->device);
-        latency_json(&json, "total_ns", &op->total);
-        wi_json_close(&json, '}');
-    }
-    wi_json_close(&json, '}');
-    wi_json_u64(&json, "system_calls", stats.system_calls);
-    wi_json_u64(&json, "turns", stats.turns);
-    wi_json_u64(&json, "inline_reads", stats.inline_reads);
-    wi_json_u64(&json, "retries", stats.retries);
-    wi_json_u64(&json, "continued", stats.continued);
-    wi_json_u64(&json, "posted", stats.posted);
-    wi_json_u64(&json, "in_flight", stats.in_flight);
-    wi_json_u64(&json, "in_flight_peak", stats.in_flight_peak);
-    wi_json_double(&json, "in_flight_mean", (double)stats.in_flight_mean_milli / 1000, 3);
-    wi_json_open(&json, "pool", '{');
-    for (uint32_t lane = 0; lane < WEIR_LANES; lane++) {
-        wi_json_open(&json, lanes[lane], '{');
-        wi_json_u64(&json, "tasks", stats.pool_tasks[lane]);
-        wi_json_u64(&json, "threads_peak", stats.pool_threads_peak[lane]);
-        wi_json_close(&json, '}');
-    }
-    wi_json_u64(&json, "cpu_ns", stats.pool_cpu_ns);
-    wi_json_close(&json, '}');
-    wi_json_u64(&json, "process_cpu_ns", stats.process_cpu_ns);
-    wi_json_u64(&json, "memory_bytes", stats.memory_bytes);
-    wi_json_u64(&json, "memory_peak_bytes", stats.memory_peak_bytes);
-    wi_json_u64(&json, "memory_mean_bytes", stats.memory_mean_bytes);
-    wi_json_u64(&json, "buffers_in_use", stats.buffers_in_use);
-    wi_json_u64(&json, "buffers_peak", stats.buffers_peak);
-    wi_json_u64(&json, "files_open", stats.files_open);
-    wi_json_u64(&json, "queues_open", stats.queues_open);
-    wi_json_close(&json, '}');
-    return wi_json_finish(&json);
 }
 
 void weir_free(void *memory)

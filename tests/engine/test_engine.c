@@ -33,7 +33,7 @@ static struct weir_file *make_file(struct weir_engine *engine, size_t size)
 static void open__bad_options_are_einval(struct env *env)
 {
     (void)env;
-    for (int what = 0; what < 6; what++) {
+    for (int what = 0; what < 12; what++) {
         struct weir_engine_options options = { .size = sizeof(options) };
         struct weir_engine *engine = NULL;
         struct weir_error error = { 0 };
@@ -55,6 +55,26 @@ static void open__bad_options_are_einval(struct env *env)
         case 4:
             options.pin_cpus_count = 3;
             break;
+        case 5:
+            options.cache_block_size = 12288;
+            break;
+        case 6:
+            options.cache_block_size = 2048;
+            break;
+        case 7:
+            options.cache_block_size = 2 << 20;
+            options.cache_bytes = 1 << 30;
+            break;
+        case 8:
+            options.cache_bytes = 16 * 64 * KIB - 1;
+            break;
+        case 9:
+            options.cache_policy = WEIR_POLICIES;
+            break;
+        case 10:
+            options.cache_bytes = UINT64_MAX;
+            options.cache_policy = UINT32_MAX;
+            break;
         default:
             options.buffer_size = SIZE_MAX & ~(size_t)4095;
             options.buffer_count = UINT32_MAX;
@@ -65,6 +85,37 @@ static void open__bad_options_are_einval(struct env *env)
         check_code(error.code, -EINVAL);
         check(error.text[0] != '\0');
     }
+}
+
+/* A caller that was built when the struct was shorter gets the defaults for the rest. */
+static void open__shorter_options_get_defaults(struct env *env)
+{
+    struct weir_engine_options options;
+    struct weir_stats stats = { .size = sizeof(stats) };
+    struct weir_engine *engine = NULL;
+
+    memset(&options, 0xff, sizeof(options)); /* nothing behind `size` may be read */
+    memset(&options, 0, offsetof(struct weir_engine_options, cache_bytes));
+    options.size = offsetof(struct weir_engine_options, cache_bytes);
+    options.backend = env->backend;
+    check_code(weir_engine_open(&options, &engine, NULL), 0);
+    check_code(weir_engine_stats(engine, &stats), 0);
+    check_code((int64_t)stats.cache_bytes, 0);
+    check_code(weir_engine_close(engine), 0);
+
+    memset(&options, 0, sizeof(options));
+    options.size = sizeof(options);
+    options.backend = env->backend;
+    options.cache_bytes = 16 * 4096;
+    options.cache_block_size = 4096;
+    options.open_files = 1;
+    options.stall_ns = WEIR_NEVER;
+    options.device_ops = 1;
+    options.device_bytes = 1;
+    check_code(weir_engine_open(&options, &engine, NULL), 0);
+    check_code(weir_engine_stats(engine, &stats), 0);
+    check_code((int64_t)stats.cache_bytes, 16 * 4096);
+    check_code(weir_engine_close(engine), 0);
 }
 
 /* A queue's limits are checked as well. */
@@ -884,6 +935,7 @@ static void error__every_code_has_a_name(struct env *env)
 
 static const struct test_case cases[] = {
     CASE(open__bad_options_are_einval, CASE_ONCE),
+    CASE(open__shorter_options_get_defaults, CASE_NO_QUEUE),
     CASE(open__bad_queue_options_are_einval, 0),
     CASE(open__environment_goes_first, CASE_ONCE),
     CASE(info__says_why, 0),

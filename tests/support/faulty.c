@@ -17,7 +17,9 @@ void faulty_open(struct faulty *faulty, uint32_t backend, uint32_t depth, uint32
     struct weir_engine_options full = { .size = sizeof(full) };
     struct weir_queue_options queue = { .size = sizeof(queue),
                                         .depth = depth,
-                                        .backlog = backlog };
+                                        .backlog = backlog,
+                                        /* The plan counts operations: each job is one. */
+                                        .flags = WEIR_QUEUE_NO_MERGE };
     struct wi_engine_seams seams = { .wrap = wrap };
     struct weir_error error;
 
