@@ -4,8 +4,9 @@
 _weir()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev='' verb='' words='' option i
-    local verbs='copy info bench'
-    local cases='randread randwrite seqread seqwrite cached overhead'
+    local verbs='copy info bench trace'
+    local cases='randread randwrite seqread seqwrite cached overhead
+        scan backward stride repeat zipf hit scatter mix'
 
     [ "$COMP_CWORD" -lt 1 ] || prev=${COMP_WORDS[COMP_CWORD - 1]}
     # Bash takes "--backend=uring" for three words.
@@ -34,13 +35,30 @@ _weir()
         mapfile -t COMPREPLY < <(compgen -W 'job blocking' -- "$cur")
         return
         ;;
-    --file)
+    --policy)
+        mapfile -t COMPREPLY < <(compgen -W 's3fifo 2q arc lru lfu' -- "$cur")
+        return
+        ;;
+    --prefetch | --coalesce)
+        mapfile -t COMPREPLY < <(compgen -W 'on off' -- "$cur")
+        return
+        ;;
+    --think)
+        mapfile -t COMPREPLY < <(compgen -W 'none read burst' -- "$cur")
+        return
+        ;;
+    --file | --trace | --root | --scratch)
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         return
         ;;
-    --size | --bs | --depth | --wait-min | --jobs | --seconds)
+    --size | --bs | --depth | --wait-min | --jobs | --threads | --seconds | --cache | \
+        --block-size | --stride | --theta)
         return # a number
+        ;;
+    --speed)
+        mapfile -t COMPREPLY < <(compgen -W 'max' -- "$cur")
+        return # or a number
         ;;
     esac
 
@@ -48,8 +66,22 @@ _weir()
     copy) words='--recursive --verify --json --quiet --verbose --backend --help' ;;
     info) words='--json --backend --help' ;;
     bench)
-        words='--file --size --bs --depth --wait-min --direct --jobs --api --backend --seconds
-            --json --help'
+        words='--file --size --bs --depth --wait-min --direct --jobs --threads --api --backend
+            --cache --block-size --policy --prefetch --coalesce --copy --stride --theta
+            --scan-beside --many --think --trace --seconds --json --help'
+        ;;
+    trace)
+        case ${COMP_WORDS[2]} in
+        show) words='--summary --json --help' ;;
+        replay)
+            words='--file --root --speed --depth --backend --dry-run --writes --scratch --json
+                --help'
+            ;;
+        *)
+            words='--summary --file --root --speed --depth --backend --dry-run --writes
+                --scratch --json --help'
+            ;;
+        esac
         ;;
     *) return ;;
     esac
@@ -64,6 +96,8 @@ _weir()
         done
     elif [ "$verb" = bench ]; then
         mapfile -t COMPREPLY < <(compgen -W "$cases" -- "$cur")
+    elif [ "$verb" = trace ] && [ "$COMP_CWORD" -eq 2 ]; then
+        mapfile -t COMPREPLY < <(compgen -W 'show replay' -- "$cur")
     else
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")

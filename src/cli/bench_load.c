@@ -3,22 +3,29 @@
  * bench_load.c - the load of `weir bench`, and what is measured while it runs
  *
  * Shape      each of the plan's threads has a queue of its own and `depth` jobs, each with its
- *            buffer; a job submits itself again in `done`, and the thread waits for `wait_min`
- *            of them at a time. With the blocking interface a thread is a loop around one
- *            call.
+ *            buffer, or its view where the file is cached; a job submits itself again in
+ *            `done`, and the thread waits for `wait_min` of them at a time. Three others:
+ *              --api blocking   a loop around one call
+ *              zipf, hit        a loop around weir_view_try(); what is missing is loaded by
+ *                               one job, and waited for
+ *              scatter          jobs in groups of a window; a group that is done is handed over
+ *                               anew in one call, as a reader does that knows a list
  * Phases     warm-up (touches every buffer, fills rings and caches), measured, stop. The
- *            main thread sets the phase; at both ends of the measured part it takes, at one
- *            moment, the clock, the sum of finished operations, the processor time of the
- *            process, the engine's count of system calls and our count of allocations. All
- *            quotients come from these two pictures.
+ *            main thread sets the phase; at both ends of the measured part it takes a picture
+ *            (bench_engine.c) of finished operations and all that was counted.
+ *            The warm-up takes a fifth of the time; but that of zipf ends when ten times what
+ *            the cache holds was loaded, and that of repeat when each thread has been through
+ *            the list once.
  * Latency    from the moment `done` submits the job again (so the time it is staged and the
  *            rest of that turn's callbacks are in) to the moment its next `done` starts. One
  *            clock reading an operation: the end of one is the start of the next. Where an
  *            operation costs about a microsecond (cached, overhead) two readings would be
- *            seen in the result, so there every 17th operation of a thread is timed.
+ *            seen in the result, so there every 17th operation of a thread is timed, and
+ *            every 251st of zipf and hit, where it costs less than the readings.
  *            The peers in bench/peers time by the same rule.
  * Memory     never-touched memory is slow on virtual machines, so buffers come from the
- *            engine's pool, are touched before the warm-up and used again and again.
+ *            engine's pool, are touched before the warm-up and used again and again, and so is
+ *            the cache. Nobody looks at the bytes that were read: fio does not either.
  * Failures   a failed operation is counted, and its job goes on; after MAX_ERRORS the run
  *            ends, for there is nothing to learn from measuring errors.
  */
@@ -29,14 +36,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "bench_internal.h"
 
-#define MAX_ERRORS   100u
-#define SAMPLE_EVERY 17u /* odd: not always the same job of a batch */
-#define CACHE_LINE   64
+#define MAX_ERRORS       100u
+#define SAMPLE_EVERY     17u  /* odd: not always the same job of a batch */
+#define TRY_SAMPLE_EVERY 251u /* of zipf and hit */
+#define TRY_BATCH        64u  /* of these, looks at the phase */
+#define CACHE_FILLS      10u  /* of zipf's warm-up */
+#define CACHE_FILLS_TRY  200u /* requests, in caches full; then it is warm in any case */
+#define CACHE_LINE       64
 
 enum phase {
     PHASE_WARM_UP = 0,
@@ -46,19 +55,29 @@ enum phase {
 
 struct worker;
 
+/* Jobs of scatter that are handed over together. */
+struct group {
+    uint32_t first; /* index of its slots */
+    uint32_t count;
+    uint32_t left;             /* of them, not done */
+    struct weir_range *ranges; /* --many: one job for all of them */
+};
+
 /* One job with all that belongs to it. */
 struct slot {
     struct weir_job job;
     struct worker *worker;
-    uint64_t random;
+    struct group *group; /* NULL: alone */
+    struct weir_view view;
+    void *buf;         /* NULL if it is a view's job */
     uint64_t start_ns; /* 0: this operation is not timed */
     bool pooled;       /* its buffer is the engine's */
 };
 
 struct load {
     const struct bench_plan *plan;
-    struct weir_engine *engine;
-    struct weir_file *file;
+    struct bench_base base;
+    struct bench_tables tables;
     struct worker *workers;
     sem_t ready;      /* posted by each worker: set up, or failed */
     sem_t start;      /* posted for each worker, after `go` was decided */
@@ -70,16 +89,21 @@ struct worker {
     /* set before the thread starts */
     struct load *load;
     pthread_t thread;
-    uint64_t first_block; /* sequential cases: the part of the file that is this thread's */
-    uint64_t blocks;
-    uint64_t seed_index;
+    uint32_t index;
 
     /* this thread only, until it is joined */
     struct weir_queue *queue;
     struct slot *slots;
-    uint64_t next_block;
-    uint64_t count; /* operations done, whatever the phase */
-    uint64_t live;  /* jobs that are submitted */
+    uint32_t slot_count;
+    struct group *groups;
+    uint32_t group_count;
+    struct weir_job **batch; /* room to hand over a group */
+    struct bench_pattern pattern;
+    uint64_t count;  /* operations done, whatever the phase */
+    uint64_t live;   /* jobs that were taken and are not done */
+    uint64_t hits;   /* zipf, hit */
+    uint64_t judged; /* hits and misses */
+    uint64_t loads;  /* blocks that were not there */
     uint64_t errors;
     int64_t first_error;
     uint64_t first_error_offset;
@@ -87,30 +111,30 @@ struct worker {
     bool measured; /* the phase as last seen */
     bool stopping;
     bool sampled;
+    bool loaded; /* zipf, hit: the job is done */
     struct bench_histogram latency;
 
-    /* atomic: relaxed, a copy of `count` for the main thread */
+    /* atomic: relaxed, copies for the main thread */
     _Alignas(CACHE_LINE) atomic_uint_fast64_t published;
+    atomic_uint_fast64_t published_hits;
+    atomic_uint_fast64_t published_judged;
+    atomic_bool warm;
 };
 
-/* --- offsets --------------------------------------------------------------------------- */
+/* --- one operation is done --------------------------------------------------------------- */
 
-static uint64_t next_offset(struct worker *worker, uint64_t *random)
+static bool is_warm(const struct worker *worker)
 {
     const struct bench_plan *plan = worker->load->plan;
-    uint64_t block;
+    uint64_t bytes = (uint64_t)plan->block_bytes * plan->threads;
 
-    if (bench_sequential(plan->kind)) {
-        block = worker->first_block + worker->next_block;
-        worker->next_block =
-            worker->next_block + 1 < worker->blocks ? worker->next_block + 1 : 0;
-    } else {
-        block = bench_random_below(random, worker->blocks);
-    }
-    return block * plan->block_bytes;
+    if (plan->kind == BENCH_REPEAT)
+        return worker->pattern.lap > 0;
+    if (plan->kind == BENCH_ZIPF)
+        return worker->loads * bytes >= CACHE_FILLS * plan->cache_bytes ||
+               worker->count * bytes >= CACHE_FILLS_TRY * plan->cache_bytes;
+    return true;
 }
-
-/* --- one operation is done --------------------------------------------------------------- */
 
 static void note_phase(struct worker *worker)
 {
@@ -119,6 +143,8 @@ static void note_phase(struct worker *worker)
     worker->measured = phase == PHASE_MEASURED;
     worker->stopping = phase == PHASE_STOP;
     atomic_store_explicit(&worker->published, worker->count, memory_order_relaxed);
+    if (!worker->measured && is_warm(worker))
+        atomic_store_explicit(&worker->warm, true, memory_order_relaxed);
 }
 
 static void note_error(struct worker *worker, int64_t result, uint64_t offset)
@@ -133,16 +159,67 @@ static void note_error(struct worker *worker, int64_t result, uint64_t offset)
     }
 }
 
-static void submit_slot(struct slot *slot)
+/* Returns how many were taken. What was not will not come back. */
+static uint32_t submit_slots(struct worker *worker, struct weir_job *const *jobs, size_t count)
+{
+    int rc = weir_queue_submit(worker->queue, jobs, count);
+    uint32_t taken = rc > 0 ? (uint32_t)rc : 0;
+
+    worker->live += taken;
+    if (taken < count)
+        note_error(worker, rc < 0 ? rc : -EBUSY, jobs[taken]->offset);
+    return taken;
+}
+
+static uint32_t submit_slot(struct slot *slot)
+{
+    struct weir_job *job = &slot->job;
+
+    return submit_slots(slot->worker, &job, 1);
+}
+
+/* Hand over all jobs of a group, with new offsets. */
+static void submit_group(struct worker *worker, struct group *group, uint64_t now_ns)
+{
+    struct slot *slots = &worker->slots[group->first];
+
+    if (group->ranges != NULL) {
+        for (uint32_t i = 0; i < group->count; i++)
+            group->ranges[i].offset = bench_pattern_next(&worker->pattern);
+        slots->start_ns = now_ns;
+        group->left = submit_slot(slots);
+        return;
+    }
+    for (uint32_t i = 0; i < group->count; i++) {
+        slots[i].job.offset = bench_pattern_next(&worker->pattern);
+        slots[i].start_ns = now_ns;
+        worker->batch[i] = &slots[i].job;
+    }
+    group->left = submit_slots(worker, worker->batch, group->count);
+}
+
+/* What came of a job: counts it, and gives back its view. */
+static void judge(struct slot *slot)
 {
     struct worker *worker = slot->worker;
     struct weir_job *job = &slot->job;
-    int rc = weir_queue_submit(worker->queue, &job, 1);
+    uint64_t bytes = worker->load->plan->block_bytes;
+    bool good;
 
-    if (rc != 1) {
-        note_error(worker, rc < 0 ? rc : -EIO, job->offset);
-        worker->live--;
+    if (job->op == WEIR_OP_VIEW) {
+        good = job->result >= 0 && slot->view.len == bytes;
+        if (job->result >= 0)
+            weir_view_release(&slot->view);
+        worker->count++;
+    } else if (job->op == WEIR_OP_READ_MANY) {
+        good = job->result == (int64_t)(bytes * slot->group->count);
+        worker->count += slot->group->count;
+    } else {
+        good = job->result == (int64_t)bytes;
+        worker->count++;
     }
+    if (!good)
+        note_error(worker, job->result, job->offset);
 }
 
 /* Count, time, and submit it again. */
@@ -150,43 +227,48 @@ static void on_done(struct weir_job *job)
 {
     struct slot *slot = job->arg;
     struct worker *worker = slot->worker;
+    struct group *group = slot->group;
     uint64_t now_ns = 0;
 
-    worker->count++;
-    if (job->result != (int64_t)worker->load->plan->block_bytes)
-        note_error(worker, job->result, job->offset);
+    worker->live--;
+    judge(slot);
     if (slot->start_ns != 0) {
         now_ns = bench_now_ns();
         if (worker->measured)
             bench_histogram_add(&worker->latency, now_ns - slot->start_ns);
         slot->start_ns = 0;
     }
-    if (worker->stopping) {
-        worker->live--;
+    if (group != NULL && --group->left > 0)
+        return;
+    if (worker->stopping)
+        return;
+    if (group != NULL) {
+        submit_group(worker, group, now_ns);
         return;
     }
-    job->offset = next_offset(worker, &slot->random);
+    job->offset = bench_pattern_next(&worker->pattern);
     if (!worker->sampled)
         slot->start_ns = now_ns;
     else if (worker->count % SAMPLE_EVERY == 0)
         slot->start_ns = now_ns != 0 ? now_ns : bench_now_ns();
-    submit_slot(slot);
+    (void)submit_slot(slot);
 }
 
-/* --- the two loops ----------------------------------------------------------------------- */
+/* --- the three loops --------------------------------------------------------------------- */
 
 static void run_jobs(struct worker *worker)
 {
     const struct bench_plan *plan = worker->load->plan;
 
     note_phase(worker);
-    worker->live = plan->depth;
-    for (uint32_t i = 0; i < plan->depth; i++) {
+    for (uint32_t i = 0; i < worker->group_count; i++)
+        submit_group(worker, &worker->groups[i], bench_now_ns());
+    for (uint32_t i = 0; i < worker->slot_count && worker->group_count == 0; i++) {
         struct slot *slot = &worker->slots[i];
 
-        slot->job.offset = next_offset(worker, &slot->random);
+        slot->job.offset = bench_pattern_next(&worker->pattern);
         slot->start_ns = bench_now_ns();
-        submit_slot(slot);
+        (void)submit_slot(slot);
     }
     while (worker->live > 0) {
         /* Fewer may be left than we like to wait for; the call knows. */
@@ -200,25 +282,39 @@ static void run_jobs(struct worker *worker)
     }
 }
 
+/* One blocking call. */
+static int64_t call_once(struct worker *worker, uint64_t offset)
+{
+    const struct bench_plan *plan = worker->load->plan;
+    struct weir_file *file = worker->load->base.file;
+    struct weir_view view;
+    int64_t result;
+
+    if (bench_writes(plan->kind))
+        return weir_file_write(file, worker->slots[0].buf, plan->block_bytes, offset);
+    if (!bench_views(plan))
+        return weir_file_read(file, worker->slots[0].buf, plan->block_bytes, offset);
+    result = weir_view_get(file, offset, plan->block_bytes, &view, NULL);
+    if (result == 0) {
+        result = (int64_t)view.len;
+        weir_view_release(&view);
+    }
+    return result;
+}
+
 static void run_calls(struct worker *worker)
 {
     const struct bench_plan *plan = worker->load->plan;
-    struct weir_file *file = worker->load->file;
-    struct slot *slot = &worker->slots[0];
-    bool writes = bench_writes(plan->kind);
     uint64_t start_ns = bench_now_ns();
 
     for (note_phase(worker); !worker->stopping; note_phase(worker)) {
-        uint64_t offset = next_offset(worker, &slot->random);
+        uint64_t offset = bench_pattern_next(&worker->pattern);
         bool timed = !worker->sampled || worker->count % SAMPLE_EVERY == 0;
         int64_t result;
 
         if (timed && worker->sampled)
             start_ns = bench_now_ns();
-        if (writes)
-            result = weir_file_write(file, slot->job.buf, plan->block_bytes, offset);
-        else
-            result = weir_file_read(file, slot->job.buf, plan->block_bytes, offset);
+        result = call_once(worker, offset);
         worker->count++;
         if (result != (int64_t)plan->block_bytes)
             note_error(worker, result, offset);
@@ -232,52 +328,182 @@ static void run_calls(struct worker *worker)
     }
 }
 
+static void on_loaded(struct weir_job *job)
+{
+    struct slot *slot = job->arg;
+
+    slot->worker->live--;
+    slot->worker->loaded = true;
+}
+
+/* View it through the queue, and wait for that. */
+static void load_block(struct worker *worker, uint64_t offset)
+{
+    struct slot *slot = &worker->slots[0];
+
+    worker->loads++;
+    slot->job.offset = offset;
+    worker->loaded = false;
+    if (submit_slot(slot) != 1)
+        return;
+    while (!worker->loaded) {
+        int rc = weir_queue_wait(worker->queue, 1, WEIR_FOREVER);
+
+        if (rc < 0 && rc != -EINTR) {
+            note_error(worker, rc, offset);
+            return;
+        }
+    }
+    if (slot->job.result < 0)
+        note_error(worker, slot->job.result, offset);
+    else
+        weir_view_release(&slot->view);
+}
+
+static void try_once(struct worker *worker)
+{
+    uint64_t offset = bench_pattern_next(&worker->pattern);
+    struct weir_view view;
+    int rc;
+
+    if (worker->pattern.beside) { /* the scan's, which is not judged */
+        load_block(worker, offset);
+        return;
+    }
+    rc = weir_view_try(worker->load->base.file, offset, worker->load->plan->block_bytes, &view);
+    worker->judged++;
+    if (rc == 0) {
+        worker->hits++;
+        weir_view_release(&view);
+    } else if (rc == -EAGAIN) {
+        load_block(worker, offset);
+    } else {
+        note_error(worker, rc, offset);
+    }
+}
+
+static void run_tries(struct worker *worker)
+{
+    while (!worker->stopping) {
+        if (worker->count % TRY_BATCH == 0) {
+            note_phase(worker);
+            atomic_store_explicit(&worker->published_hits, worker->hits, memory_order_relaxed);
+            atomic_store_explicit(&worker->published_judged, worker->judged,
+                                  memory_order_relaxed);
+        }
+        if (worker->count % TRY_SAMPLE_EVERY != 0) {
+            try_once(worker);
+        } else {
+            uint64_t start_ns = bench_now_ns();
+
+            try_once(worker);
+            if (worker->measured)
+                bench_histogram_add(&worker->latency, bench_now_ns() - start_ns);
+        }
+        worker->count++;
+    }
+}
+
 /* --- a worker's life --------------------------------------------------------------------- */
+
+static int make_groups(struct worker *worker)
+{
+    const struct bench_plan *plan = worker->load->plan;
+    uint32_t size = plan->depth < BENCH_SCATTER_WINDOW ? plan->depth : BENCH_SCATTER_WINDOW;
+    uint32_t count = plan->depth / size;
+
+    worker->groups = calloc(count, sizeof(*worker->groups));
+    worker->batch = calloc(size, sizeof(*worker->batch));
+    if (worker->groups == NULL || worker->batch == NULL)
+        return -ENOMEM;
+    worker->group_count = count;
+    worker->slot_count = count * size;
+    for (uint32_t i = 0; i < count; i++) {
+        worker->groups[i].first = i * size;
+        worker->groups[i].count = size;
+    }
+    return 0;
+}
+
+static int setup_slot(struct worker *worker, struct slot *slot)
+{
+    const struct load *load = worker->load;
+    const struct bench_plan *plan = load->plan;
+    uint32_t op = bench_writes(plan->kind) ? WEIR_OP_WRITE : WEIR_OP_READ;
+
+    slot->worker = worker;
+    if (bench_views(plan)) {
+        op = WEIR_OP_VIEW;
+    } else {
+        slot->buf = bench_base_buffer(&load->base, plan->block_bytes, &worker->pattern.random,
+                                      &slot->pooled);
+        if (slot->buf == NULL)
+            return -ENOMEM;
+    }
+    weir_job_prepare(&slot->job, op, load->base.file,
+                     bench_tries(plan->kind) ? on_loaded : on_done, slot);
+    slot->job.buf = slot->buf != NULL ? slot->buf : &slot->view;
+    slot->job.len = plan->block_bytes;
+    return 0;
+}
+
+/* The slots of scatter's groups; with --many the first slot of each has the job. */
+static int setup_groups(struct worker *worker)
+{
+    const struct bench_plan *plan = worker->load->plan;
+
+    for (uint32_t i = 0; i < worker->group_count; i++) {
+        struct group *group = &worker->groups[i];
+        struct slot *slots = &worker->slots[group->first];
+
+        for (uint32_t at = 0; at < group->count; at++)
+            slots[at].group = group;
+        if (!plan->many)
+            continue;
+        group->ranges = calloc(BENCH_SCATTER_WINDOW, sizeof(*group->ranges));
+        if (group->ranges == NULL)
+            return -ENOMEM;
+        for (uint32_t at = 0; at < group->count; at++) {
+            group->ranges[at].buf = slots[at].buf;
+            group->ranges[at].len = plan->block_bytes;
+        }
+        weir_job_prepare(&slots->job, WEIR_OP_READ_MANY, worker->load->base.file, on_done,
+                         slots);
+        slots->job.buf = group->ranges;
+        slots->job.len = group->count;
+    }
+    return 0;
+}
 
 static int setup_worker(struct worker *worker)
 {
     struct load *load = worker->load;
     const struct bench_plan *plan = load->plan;
-    struct weir_queue_options options = { .size = sizeof(options), .depth = plan->depth };
-    uint32_t slots = plan->blocking ? 1 : plan->depth;
-    int rc;
+    int rc = 0;
 
-    worker->slots = calloc(slots, sizeof(*worker->slots));
+    bench_pattern_init(&worker->pattern, plan, &load->tables, worker->index);
+    worker->slot_count = plan->blocking ? 1 : plan->depth;
+    if (plan->kind == BENCH_SCATTER && !plan->blocking)
+        rc = make_groups(worker);
+    if (rc != 0)
+        return rc;
+    worker->slots = calloc(worker->slot_count, sizeof(*worker->slots));
     if (worker->slots == NULL)
         return -ENOMEM;
-    for (uint32_t i = 0; i < slots; i++) {
-        struct slot *slot = &worker->slots[i];
-        void *buf = weir_buffer_acquire(load->engine);
-
-        slot->pooled = buf != NULL;
-        if (buf == NULL)
-            buf = aligned_alloc(4096, ((size_t)plan->block_bytes + 4095u) / 4096u * 4096u);
-        if (buf == NULL)
-            return -ENOMEM;
-        slot->worker = worker;
-        slot->random = bench_random_seed(worker->seed_index + i);
-        for (size_t at = 0; at + sizeof(uint64_t) <= plan->block_bytes;
-             at += sizeof(uint64_t)) {
-            uint64_t word = bench_random(&slot->random) | 1u;
-
-            memcpy((char *)buf + at, &word, sizeof(word));
-        }
-        if (bench_writes(plan->kind))
-            weir_job_write(&slot->job, load->file, buf, plan->block_bytes, 0, on_done, slot);
-        else
-            weir_job_read(&slot->job, load->file, buf, plan->block_bytes, 0, on_done, slot);
+    for (uint32_t i = 0; i < worker->slot_count; i++) {
+        rc = setup_slot(worker, &worker->slots[i]);
+        if (rc != 0)
+            return rc;
     }
-    if (plan->blocking)
-        return 0;
-    rc = weir_queue_open(load->engine, &options, &worker->queue);
+    rc = setup_groups(worker);
+    if (rc != 0 || plan->blocking)
+        return rc;
+    rc = bench_base_queue(&load->base, plan->depth, &worker->queue);
     return rc < 0 ? rc : 0;
 }
 
 static void teardown_worker(struct worker *worker)
 {
-    const struct bench_plan *plan = worker->load->plan;
-    uint32_t slots = plan->blocking ? 1 : plan->depth;
-
     /* Jobs and buffers are the kernel's until this has succeeded. */
     while (worker->queue != NULL) {
         int rc = weir_queue_close(worker->queue, UINT64_C(1000000000));
@@ -285,14 +511,13 @@ static void teardown_worker(struct worker *worker)
         if (rc != -EBUSY)
             worker->queue = NULL;
     }
-    for (uint32_t i = 0; i < slots && worker->slots != NULL; i++) {
-        struct slot *slot = &worker->slots[i];
-
-        if (slot->pooled)
-            weir_buffer_release(worker->load->engine, slot->job.buf);
-        else
-            free(slot->job.buf);
-    }
+    for (uint32_t i = 0; i < worker->slot_count && worker->slots != NULL; i++)
+        if (worker->slots[i].buf != NULL)
+            bench_base_give(&worker->load->base, worker->slots[i].buf, worker->slots[i].pooled);
+    for (uint32_t i = 0; i < worker->group_count; i++)
+        free(worker->groups[i].ranges);
+    free(worker->groups);
+    free(worker->batch);
     free(worker->slots);
     worker->slots = NULL;
 }
@@ -307,7 +532,9 @@ static void *worker_main(void *arg)
     while (sem_wait(&load->start) != 0)
         ; /* signals are blocked here, but a debugger may interrupt */
     if (load->go) {
-        if (load->plan->blocking)
+        if (bench_tries(load->plan->kind))
+            run_tries(worker);
+        else if (load->plan->blocking)
             run_calls(worker);
         else
             run_jobs(worker);
@@ -318,29 +545,21 @@ static void *worker_main(void *arg)
 
 /* --- the main thread --------------------------------------------------------------------- */
 
-/* What is read at both ends of the measured part. */
-struct picture {
-    uint64_t now_ns;
-    uint64_t cpu_ns;
-    uint64_t ops;
-    uint64_t system_calls;
-};
-
-static void take_picture(struct load *load, struct picture *picture)
+static void take_picture(struct load *load, struct bench_picture *picture)
 {
-    struct weir_stats stats = { .size = sizeof(stats) };
+    memset(picture, 0, sizeof(*picture));
+    bench_picture_take(&load->base, picture);
+    for (uint32_t i = 0; i < load->plan->threads; i++) {
+        struct worker *worker = &load->workers[i];
 
-    (void)weir_engine_stats(load->engine, &stats);
-    picture->system_calls = stats.system_calls;
-    picture->ops = 0;
-    for (uint32_t i = 0; i < load->plan->threads; i++)
-        picture->ops += atomic_load_explicit(&load->workers[i].published, memory_order_relaxed);
-    picture->cpu_ns = bench_clock_ns(CLOCK_PROCESS_CPUTIME_ID);
-    picture->now_ns = bench_now_ns();
+        picture->ops += atomic_load_explicit(&worker->published, memory_order_relaxed);
+        picture->hits += atomic_load_explicit(&worker->published_hits, memory_order_relaxed);
+        picture->judged +=
+            atomic_load_explicit(&worker->published_judged, memory_order_relaxed);
+    }
 }
 
-/* Sleep, but not past a signal or a worker that gave up. */
-static void sleep_in_phase(struct load *load, double seconds)
+void bench_sleep(double seconds, bool (*ended)(void *arg), void *arg)
 {
     uint64_t end_ns = bench_now_ns() + (uint64_t)(seconds * 1e9);
 
@@ -349,44 +568,54 @@ static void sleep_in_phase(struct load *load, double seconds)
         uint64_t left_ns = end_ns > now_ns ? end_ns - now_ns : 0;
         struct timespec nap = { .tv_nsec = left_ns < 100000000 ? (long)left_ns : 100000000 };
 
-        if (left_ns == 0 || bench_interrupted ||
-            atomic_load_explicit(&load->phase, memory_order_relaxed) == PHASE_STOP)
+        if (left_ns == 0 || bench_interrupted || ended(arg))
             return;
         (void)nanosleep(&nap, NULL);
     }
 }
 
+/* A worker gave up. */
+static bool has_ended(void *arg)
+{
+    struct load *load = arg;
+
+    return atomic_load_explicit(&load->phase, memory_order_relaxed) == PHASE_STOP;
+}
+
+static bool are_warm(struct load *load)
+{
+    for (uint32_t i = 0; i < load->plan->threads; i++)
+        if (!atomic_load_explicit(&load->workers[i].warm, memory_order_relaxed))
+            return false;
+    return true;
+}
+
 static void measure(struct load *load, struct bench_result *result)
 {
     const struct bench_plan *plan = load->plan;
-    struct picture before;
-    struct picture after;
+    struct bench_picture before;
+    struct bench_picture after;
     int expected = PHASE_WARM_UP;
     uint64_t allocs;
-    double ops;
 
-    sleep_in_phase(load, plan->seconds * 0.2 < 0.5 ? plan->seconds * 0.2 : 0.5);
+    bench_sleep(plan->seconds * 0.2 < 0.5 ? plan->seconds * 0.2 : 0.5, has_ended, load);
+    while (!are_warm(load) && !bench_interrupted && !has_ended(load))
+        bench_sleep(0.002, has_ended, load);
     take_picture(load, &before);
     /* A worker may have given up meanwhile: that stands. */
     (void)atomic_compare_exchange_strong(&load->phase, &expected, PHASE_MEASURED);
     bench_alloc_start();
-    sleep_in_phase(load, plan->seconds);
+    bench_sleep(plan->seconds, has_ended, load);
     allocs = bench_alloc_stop();
     take_picture(load, &after);
     atomic_store_explicit(&load->phase, PHASE_STOP, memory_order_relaxed);
 
     result->interrupted = bench_interrupted != 0;
-    result->ops = after.ops - before.ops;
-    result->seconds = (double)(after.now_ns - before.now_ns) / 1e9;
-    ops = result->ops > 0 ? (double)result->ops : 1.0;
-    result->cpu_us_per_op = (double)(after.cpu_ns - before.cpu_ns) / 1000.0 / ops;
-    result->syscalls_per_op = (double)(after.system_calls - before.system_calls) / ops;
-    result->allocs_per_op = bench_alloc_available() ? (double)allocs / ops : -1.0;
+    bench_picture_compare(&before, &after, allocs, plan, result);
 }
 
 static int start_workers(struct load *load, uint32_t *ret_started)
 {
-    uint64_t blocks = load->plan->size_bytes / load->plan->block_bytes;
     sigset_t all;
     sigset_t old;
     int rc = 0;
@@ -398,14 +627,9 @@ static int start_workers(struct load *load, uint32_t *ret_started)
         struct worker *worker = &load->workers[i];
 
         worker->load = load;
-        worker->blocks = blocks;
-        worker->seed_index = (uint64_t)i * 4096u;
+        worker->index = i;
         worker->sampled =
             load->plan->kind == BENCH_CACHED || load->plan->kind == BENCH_OVERHEAD;
-        if (bench_sequential(load->plan->kind)) {
-            worker->blocks = blocks / load->plan->threads;
-            worker->first_block = i * worker->blocks;
-        }
         rc = -pthread_create(&worker->thread, NULL, worker_main, worker);
         if (rc == 0)
             (*ret_started)++;
@@ -457,97 +681,35 @@ static int run_workers(struct load *load, struct bench_result *result)
     return rc;
 }
 
-static int open_engine(const struct bench_plan *plan, struct load *load,
-                       struct bench_result *result)
+/* What must be in the cache before the load starts. */
+static int fill_cache(const struct load *load)
 {
-    uint64_t rounded = ((uint64_t)plan->block_bytes + 4095u) / 4096u * 4096u;
-    uint64_t count = (uint64_t)plan->threads * (plan->blocking ? 1 : plan->depth);
-    struct weir_engine_options options = { .size = sizeof(options), .backend = plan->backend };
-    struct weir_engine_info info = { .size = sizeof(info) };
-    struct weir_error error = { 0 };
-    char text[600];
-    int rc;
+    const struct bench_plan *plan = load->plan;
+    uint64_t size = plan->size_bytes;
 
-    /* A pool beyond 1 GiB is no pool any more; the buffers are then plain memory. */
-    if (rounded * count <= (UINT64_C(1) << 30)) {
-        options.buffer_size = (size_t)rounded;
-        options.buffer_count = (uint32_t)count;
-    }
-    rc = weir_engine_open(&options, &load->engine, &error);
-    if (rc != 0) {
-        if (error.code != 0)
-            weir_error_format(&error, text, sizeof(text));
-        else
-            snprintf(text, sizeof(text), "%s", weir_code_text(rc));
-        bench_say("can't open an engine: %s\n", text);
-        return rc;
-    }
-    (void)weir_engine_info(load->engine, &info);
-    snprintf(result->backend_name, sizeof(result->backend_name), "%s", info.backend_name);
-    snprintf(result->why, sizeof(result->why), "%s", info.why);
-    result->ring_flags = info.ring_flags;
-    result->io_threads = info.lane_threads[WEIR_LANE_IO];
-    result->registered_buffers = info.registered_buffers != 0;
-    return 0;
-}
-
-/* The null backend needs a file to speak of, but no bytes: one in memory will do. */
-static int open_file(const struct bench_plan *plan, struct load *load, struct weir_error *error)
-{
-    uint32_t flags = bench_writes(plan->kind) ? WEIR_OPEN_WRITE : WEIR_OPEN_READ;
-    int fd;
-    int rc;
-
-    if (plan->kind != BENCH_OVERHEAD)
-        return weir_file_open(load->engine, NULL, plan->path,
-                              flags | (plan->direct ? (uint32_t)WEIR_OPEN_DIRECT : 0), 0,
-                              &load->file, error);
-    fd = memfd_create("weir-bench", MFD_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    if (ftruncate(fd, (off_t)plan->size_bytes) != 0)
-        rc = -errno;
-    else
-        rc = weir_file_adopt(load->engine, fd, "memory", &load->file, error);
-    if (rc != 0)
-        (void)close(fd);
-    return rc;
-}
-
-static int check_alignment(const struct bench_plan *plan, struct load *load)
-{
-    struct weir_file_info info = { .size = sizeof(info) };
-
-    if (weir_file_info(load->file, &info) != 0 || info.direct == 0 || info.offset_align <= 1 ||
-        plan->block_bytes % info.offset_align == 0)
+    if (plan->cache_bytes == 0 || plan->kind == BENCH_ZIPF || plan->kind == BENCH_REPEAT)
         return 0;
-    bench_say("direct reads and writes of %s need --bs in multiples of %u\n", plan->path,
-              info.offset_align);
-    return -EINVAL;
+    if (plan->kind == BENCH_HIT)
+        return bench_base_fill(&load->base, 0, load->tables.hot * plan->block_bytes);
+    if (size <= plan->cache_bytes)
+        return bench_base_fill(&load->base, 0, size);
+    if (plan->kind == BENCH_BACKWARD)
+        return bench_base_fill(&load->base, 0, plan->cache_bytes);
+    return bench_base_fill(&load->base, size - plan->cache_bytes, plan->cache_bytes);
 }
 
 int bench_load_run(const struct bench_plan *plan, struct bench_result *result)
 {
-    struct weir_error error = { 0 };
     struct load load = { .plan = plan };
-    char text[600];
-    int rc;
+    int rc = bench_base_open(&load.base, plan, result);
 
-    if (open_engine(plan, &load, result) != 0)
-        return 1;
-    rc = open_file(plan, &load, &error);
-    if (rc != 0) {
-        if (error.code != 0)
-            weir_error_format(&error, text, sizeof(text));
-        else
-            snprintf(text, sizeof(text), "%s", weir_code_text(rc));
-        bench_say("%s%s\n", text, plan->direct ? "; without --direct it may work" : "");
-    } else {
-        rc = check_alignment(plan, &load);
-    }
+    if (rc == 0)
+        rc = bench_tables_init(&load.tables, plan);
+    if (rc == 0)
+        rc = fill_cache(&load);
     if (rc == 0)
         rc = run_workers(&load, result);
-    (void)weir_file_close(load.file);
-    (void)weir_engine_close(load.engine);
+    bench_tables_fini(&load.tables);
+    bench_base_close(&load.base);
     return rc != 0 ? 1 : 0;
 }

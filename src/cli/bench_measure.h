@@ -7,7 +7,7 @@
  *
  * Histogram   log-linear, 32 sub-buckets a power of two: a percentile is the upper end of
  *             its bucket, at most 3.2 % too high; the maximum is exact.
- * Random      xorshift64*, one state for each job. Never zero.
+ * Random      xorshift64*, one state for each job or thread. Never zero.
  */
 #ifndef BENCH_MEASURE_H
 #define BENCH_MEASURE_H

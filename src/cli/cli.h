@@ -6,6 +6,7 @@
  *   copy.c      weir copy
  *   info.c      weir info; info_path.c: what a path's file system can do
  *   bench.c     weir bench, with bench_*.c
+ *   trace.c     weir trace, with trace_*.c
  *   progress.c  the line that shows how far a copy is
  *   text.c      numbers, names, messages
  *
@@ -32,6 +33,7 @@ enum cli_exit {
 int cli_bench(int argc, char **argv);
 int cli_copy(int argc, char **argv);
 int cli_info(int argc, char **argv);
+int cli_trace(int argc, char **argv);
 
 /* ---- text.c ------------------------------------------------------------------------------- */
 

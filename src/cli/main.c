@@ -16,6 +16,7 @@ static const struct verb {
     { "copy", "copy files and trees", cli_copy },
     { "info", "what this machine and a path's file system can do", cli_info },
     { "bench", "measure reads and writes", cli_bench },
+    { "trace", "show or replay a record of operations", cli_trace },
 };
 
 #define VERBS (sizeof(verbs) / sizeof(verbs[0]))

@@ -30,7 +30,7 @@ offers() # offers WANTED WORD...: the words are the line, the last one is being 
     fi
 }
 
-offers '--help,--version,bench,copy,info' ''
+offers '--help,--version,bench,copy,info,trace' ''
 offers 'copy' c
 offers 'a file,other' copy ''
 offers 'other' copy -r o
@@ -42,12 +42,22 @@ offers 'uring' bench --backend = u
 offers 'auto,null,threads,uring' bench --backend =
 offers 'blocking,job' bench --api ''
 offers 'seqread,seqwrite' bench randread seq
+offers 'off,on' bench --prefetch ''
+offers 'read' bench --think r
+offers 'scan,scatter' bench stride sca
 offers '' bench --size ''
 offers 'a file,other' bench --file ''
+offers 'replay,show' trace ''
+offers 'a file,other' trace show ''
+offers '--json' trace show --summary --j
+offers '' trace show --dep
+offers '--depth,--dry-run' trace replay --d
+offers 'max' trace replay --speed ''
+offers 'other' trace replay --scratch o
 offers '' nosuchverb ''
 
 # Help, manual and completion know the same options.
-for verb in copy info bench; do
+for verb in copy info bench trace; do
     if [ "$("$weir" "$verb" --help >help; echo $?)" != 0 ]; then
         echo "FAILED weir $verb --help"
         failed=1
