@@ -93,7 +93,7 @@ WEIR_API int weir_engine_open(const struct weir_engine_options *options,
                               struct weir_engine **ret_engine, struct weir_error *error);
 
 /*
- * Close the engine. Its queues and files must be closed before.
+ * Close the engine. Its queues and files must be closed, and views released, before.
  * Returns 0 and frees it, or -EBUSY and changes nothing. NULL is allowed.
  * Thread: any, once. Blocks: until the pool's threads have ended.
  */

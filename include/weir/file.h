@@ -43,6 +43,11 @@ enum weir_open_flag {
 /*
  * Open `path`. Created files get `mode` less the umask. The descriptor is close-on-exec.
  *
+ * With `open_files` in the engine's options, the descriptor of a regular file may be closed
+ * while nobody uses it and all its writes are synced, and opened again by the name that the
+ * file had then. If that name leads to another file by now, or to none, all that is done with
+ * this one is -ESTALE from there on.
+ *
  * `dir` is the directory that a relative `path` starts from; NULL means the current one.
  * Returns 0 and a file to be closed with weir_file_close(), or a negative errno;
  * -EINVAL for flags that make no sense together.
@@ -78,8 +83,8 @@ struct weir_file_info {
     uint32_t memory_align; /* what buffers must be aligned to; 1 if it does not matter */
     uint32_t offset_align; /* the same for offsets and lengths */
     int32_t sync_error;    /* the error of the first failed sync; 0 if none failed */
-    int fd;                /* inside, valid until the file is closed; for calls we lack; -1 if the
-                              file pool may close it meanwhile (open_files) */
+    int fd;                /* inside, valid until the file is closed; for calls we lack; -1 if
+                              it may be closed meanwhile (open_files) */
     const char *path;      /* inside, as it was given */
 };
 /* Returns 0 or -EINVAL. Thread: any. Blocks: never. */

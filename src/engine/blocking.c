@@ -3,9 +3,9 @@
  * blocking.c - calls that do their work on the calling thread
  *
  * One system call where nothing goes wrong, no queue, no lock. The rules for short
- * transfers and retries are the queue's (retry.c); the back-off sleeps here. Large transfers count
- * against the limits at the device (gate.c) but never wait for them: the thread that makes the
- * call is its own limit.
+ * transfers and retries are the queue's (retry.c); the back-off sleeps here. Large transfers
+ * count against the limits at the device (gate.c) but never wait for them: the thread that
+ * makes the call is its own limit.
  *
  * Contents     exact transfers; reads and writes; every other job; advice; the short forms
  * Not here     many ranges at once (read_many.c), reads through the block cache (cache_read.c)
@@ -64,7 +64,7 @@ static int check_buffers(const struct weir_file *file, const struct iovec *iov, 
                : 0;
 }
 
-/* ---- exact transfers ----------------------------------------------------------------------- */
+/* ---- exact transfers --------------------------------------------------------------------- */
 
 /* One system call for what comes next. */
 static int64_t move_once(const struct transfer *t)
@@ -205,7 +205,7 @@ int64_t wi_blocking_transfer(struct weir_file *file, bool write, const struct io
     return code;
 }
 
-/* ---- reads and writes ---------------------------------------------------------------------- */
+/* ---- reads and writes -------------------------------------------------------------------- */
 
 /* Of a file that the block cache knows. */
 static __attribute__((noinline)) int64_t move_cached(struct transfer *t)
@@ -224,7 +224,8 @@ static __attribute__((noinline)) int64_t move_cached(struct transfer *t)
     if (!wi_file_reads_cached(file))
         return move_all(t);
     /* It makes as many system calls as it has blocks to load, and counts them. */
-    wi_stats_more_calls(file->engine, (uint64_t)-1, 0, 0);
+    atomic_fetch_sub_explicit(&wi_stats_shard(file->engine)->extra_calls, 1,
+                              memory_order_relaxed);
     code = wi_cache_read(cache, file, t->iov, t->iov_count, t->offset, &t->moved);
     return code < 0 ? code : 0;
 }
@@ -387,17 +388,17 @@ int64_t weir_job_do(struct weir_engine *engine, struct weir_job *job)
     return result;
 }
 
-/* ---- advice -------------------------------------------------------------------------------- */
+/* ---- advice ------------------------------------------------------------------------------ */
 
 /*
- * Load blocks into the cache, as many as it has at most. As of a prefetch: none that demand may
+ * Load blocks into the cache, a quarter of what it has at most. As of a prefetch: none that demand may
  * need is dropped for it.
  */
 static int load_range(struct weir_file *file, uint64_t offset, uint64_t end)
 {
     struct wi_cache *cache = file->engine->cache;
     uint32_t block_size = wi_cache_block_size(cache);
-    uint64_t left = wi_cache_bytes(cache) / block_size;
+    uint64_t left = wi_cache_bytes(cache) / block_size / 4; /* more would drop the first ones */
     uint64_t block = offset / block_size;
     uint64_t len = block_size;
 
@@ -467,7 +468,7 @@ int wi_file_advise(struct weir_file *file, uint32_t advice, uint64_t offset, uin
     return rc;
 }
 
-/* ---- the short forms prepare a job and do it ----------------------------------------------- */
+/* ---- the short forms prepare a job and do it --------------------------------------------- */
 
 static int do_now(struct weir_job *job, struct weir_error *error)
 {

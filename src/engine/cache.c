@@ -3,23 +3,24 @@
  * cache.c - the block cache: frames, what is found in them, and who may have them
  *
  * Problem      many threads look into one cache, and a hit must cost less than 60 ns; what is
- *              pinned must stay what it is; and a block that was loaded while somebody wrote to it
- *              must never be found.
- * Idea         a hit takes no lock: it looks the block up in a table of atomic words, adds a pin to
- *              the frame, and looks whether it is still the right one. Everything else is done
- *              under the lock of the block's shard. A look-up that fails is made again under the
- *              lock, so the table may move entries under its readers: they then miss what is
- *              there, and look again.
- * Structures   one mapping for the blocks, and a frame of 64 bytes for each. Frames belong to one
- *              of up to 16 shards for good, and so does each block, by the highest bits of its hash.
- *              A shard's table is open addressing with linear probing, at most half full, an entry
- *              being a part of the hash and the number of the frame. To remove one, those behind it
- *              are moved up, so there are no tombstones and nothing is ever rebuilt.
+ *              pinned must stay what it is; and a block that was loaded while somebody wrote
+ *              to it must never be found.
+ * Idea         a hit takes no lock: it looks the block up in a table of atomic words, adds a
+ *              pin to the frame, and looks whether it is still the right one. Everything else
+ *              is done under the lock of the block's shard. A look-up that fails is made
+ *              again under the lock, so the table may move entries under its readers: they
+ *              then miss what is there, and look again.
+ * Structures   one mapping for the blocks, and a frame of 64 bytes for each. Frames belong to
+ *              one of up to 16 shards for good, and so does each block, by the highest bits
+ *              of its hash. A shard's table is open addressing with linear probing, at most
+ *              half full, an entry being a part of the hash and the number of the frame. To
+ *              remove one, those behind it are moved up, so there are no tombstones and
+ *              nothing is ever rebuilt.
  * Here         creation; pins; frames for loads; publishing; tokens for views; statistics.
  * Not here     files, and what writing does (cache_file.c); blocking reads (cache_read.c).
  *
- * The states of a frame, which are the flags in its word, and who moves it between them. All but
- * the last pin of an orphan under the shard's lock:
+ * The states of a frame, which are the flags in its word, and who moves it between them. All
+ * but the last pin of an orphan under the shard's lock:
  *
  *   FREE             -> LOADING          wi_cache_load_begin_locked
  *   LOADING          -> VALID            publish_locked            the policy has it
@@ -32,21 +33,24 @@
  *   ORPHAN           -> FREE             free_orphan               with the last pin
  *
  *   F1  A frame is in the table exactly when it is VALID (or being updated, under the lock).
- *   F2  VALID goes only while there is no pin, or it becomes ORPHAN: so who added a pin to a VALID
- *       frame can read it until he takes the pin away.
- *   F3  A look-up may add a pin for a moment to any frame, whatever it is by now. So the number
- *       of pins means something only together with VALID and ORPHAN, and all changes of the word
- *       are read-modify-write.
+ *   F2  VALID goes only while there is no pin, or it becomes ORPHAN: so who added a pin to a
+ *       VALID frame can read it until he takes the pin away.
+ *   F3  A look-up may add a pin for a moment to any frame, whatever it is by now. So the
+ *       number of pins means something only together with VALID and ORPHAN, and all changes
+ *       of the word are read-modify-write.
  *
- * Memory order. A pin acquires, taking it away releases; VALID is set with release and gone with
- * acquire. So the bytes of a frame that is filled again are written after its last reader has
- * read, and read after they were written.
+ * Memory order. A pin acquires, taking it away releases; VALID is set with release and gone
+ * with acquire. So the bytes of a frame that is filled again are written after its last
+ * reader has read, and read after they were written.
  *
- * What was prefetched is no business of the policy until it is asked for: it waits in a FIFO of
- * the shard, with the prefetches under way at most a quarter of its frames, and not more than half of
- * those that views leave.
+ * What was prefetched is no business of the policy until it is asked for: it waits in a FIFO
+ * of the shard, with the prefetches under way at most a quarter of its frames (half, where there
+ * are several shards: a prefetcher keeps to a quarter of the cache, but its blocks are not
+ * spread evenly), and not more than half of those that views leave. One that nobody has asked for
+ * while the frames of the shard were taken once over, or twice, goes before anything else.
  *
- * Limits       a table entry names a frame by 32 bits. The policy locks out hits unless it is S3-FIFO.
+ * Limits       a table entry names a frame by 32 bits. With other policies than S3-FIFO each hit
+ *              takes the shard's lock.
  */
 #include "cache_internal.h"
 
@@ -57,7 +61,7 @@
 #define BOUNCES            4
 #define EVICT_TRIES        8
 
-/* ---- the table --------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------- */
 
 static uint64_t get(struct shard *shard, uint32_t slot)
 {
@@ -75,9 +79,8 @@ static uint32_t home_of(const struct shard *shard, uint64_t entry)
     return (uint32_t)(entry >> 32) & shard->mask;
 }
 
-static WI_REQUIRES(shard->mu) void table_insert(const struct wi_cache *cache,
-                                                struct shard *shard,
-                                                const struct wi_frame *frame)
+static void table_insert(const struct wi_cache *cache, struct shard *shard,
+                         const struct wi_frame *frame) WI_REQUIRES(shard->mu)
 {
     uint64_t number = (uint64_t)(frame - cache->frames) + 1;
     uint64_t entry = frame->node.hash << 32 | number;
@@ -88,9 +91,8 @@ static WI_REQUIRES(shard->mu) void table_insert(const struct wi_cache *cache,
     set(shard, slot, entry);
 }
 
-static WI_REQUIRES(shard->mu) void table_remove(const struct wi_cache *cache,
-                                                struct shard *shard,
-                                                const struct wi_frame *frame)
+static void table_remove(const struct wi_cache *cache, struct shard *shard,
+                         const struct wi_frame *frame) WI_REQUIRES(shard->mu)
 {
     uint64_t number = (uint64_t)(frame - cache->frames) + 1;
     uint64_t entry = frame->node.hash << 32 | number;
@@ -128,15 +130,15 @@ struct wi_frame *wi_cache_find_locked(struct wi_cache *cache, struct shard *shar
     return NULL;
 }
 
-/* ---- pins -------------------------------------------------------------------------------- */
+/* ---- pins ------------------------------------------------------------------------------ */
 
 static struct shard *shard_of_frame(const struct wi_cache *cache, const struct wi_frame *frame)
 {
     return &cache->shards[(size_t)(frame - cache->frames) & (cache->shards_count - 1)];
 }
 
-/* Its last pin has gone, or so it seemed: a look-up can have pinned it since, and then it is that
- * one's to free. */
+/* Its last pin has gone, or so it seemed: a look-up can have pinned it since, and then it is
+ * that one's to free. */
 static __attribute__((noinline, cold)) void free_orphan(struct wi_cache *cache,
                                                         struct wi_frame *frame)
 {
@@ -297,10 +299,10 @@ uint32_t wi_frame_len(const struct wi_frame *frame)
     return frame->len;
 }
 
-/* ---- tokens for views ---------------------------------------------------------------------- */
+/* ---- tokens for views ------------------------------------------------------------------ */
 
-/* My stock is empty: half of another's. Under a lock, so that nobody finds tokens nowhere that are on
- * their way from one stock to another. */
+/* My stock is empty: half of another's. Under a lock, so that nobody finds tokens nowhere
+ * that are on their way from one stock to another. */
 static __attribute__((noinline)) bool steal_view(struct wi_cache *cache)
 {
     uint32_t mine = wi_this_thread() % CACHE_STRIPES;
@@ -344,8 +346,7 @@ void wi_cache_give_view(struct wi_cache *cache)
     atomic_fetch_add_explicit(&my_stripe(cache)->views, 1, memory_order_relaxed);
 }
 
-/* Not of one moment: may be off by what moves meanwhile. */
-static uint64_t views_out(struct wi_cache *cache)
+uint64_t wi_cache_views_out(struct wi_cache *cache)
 {
     int64_t out = cache->views_max;
 
@@ -354,7 +355,7 @@ static uint64_t views_out(struct wi_cache *cache)
     return out < 0 ? 0 : (uint64_t)out;
 }
 
-/* ---- room ---------------------------------------------------------------------------------- */
+/* ---- room ------------------------------------------------------------------------------ */
 
 void wi_cache_drop_locked(struct wi_cache *cache, struct shard *shard, struct wi_frame *frame)
 {
@@ -387,8 +388,8 @@ static bool is_unpinned(struct wi_policy_node *node, void *arg)
     return (atomic_load_explicit(&frame->word, memory_order_relaxed) & FRAME_PINS) == 0;
 }
 
-static WI_REQUIRES(shard->mu) struct wi_frame *evict_locked(struct wi_cache *cache,
-                                                            struct shard *shard)
+static struct wi_frame *evict_locked(struct wi_cache *cache, struct shard *shard)
+    WI_REQUIRES(shard->mu)
 {
     for (uint32_t tries = 0; tries < EVICT_TRIES; tries++) {
         struct wi_policy_node *node = wi_policy_victim(shard->policy, is_unpinned, NULL);
@@ -410,8 +411,8 @@ static WI_REQUIRES(shard->mu) struct wi_frame *evict_locked(struct wi_cache *cac
     return NULL;
 }
 
-static WI_REQUIRES(shard->mu) struct wi_frame *unused_locked(struct wi_cache *cache,
-                                                             struct shard *shard)
+static struct wi_frame *unused_locked(struct wi_cache *cache, struct shard *shard)
+    WI_REQUIRES(shard->mu)
 {
     struct wi_list *link = wi_list_pop_front(&shard->free);
 
@@ -423,8 +424,8 @@ static WI_REQUIRES(shard->mu) struct wi_frame *unused_locked(struct wi_cache *ca
 }
 
 /* Free the frame of the oldest prefetched block that nobody has asked for. */
-static WI_REQUIRES(shard->mu) bool drop_oldest_ahead(struct wi_cache *cache,
-                                                     struct shard *shard)
+static bool drop_oldest_ahead(struct wi_cache *cache, struct shard *shard)
+    WI_REQUIRES(shard->mu)
 {
     struct wi_list *link;
 
@@ -439,10 +440,11 @@ static WI_REQUIRES(shard->mu) bool drop_oldest_ahead(struct wi_cache *cache,
     return false;
 }
 
-static WI_REQUIRES(shard->mu) bool has_room_ahead(struct wi_cache *cache, struct shard *shard)
+static bool has_room_ahead(struct wi_cache *cache, struct shard *shard) WI_REQUIRES(shard->mu)
 {
-    uint64_t viewed = shard->frames * views_out(cache) / cache->frames_count;
-    uint64_t most = wi_min_u64(shard->frames / 4, (shard->frames - viewed) / 2);
+    uint64_t viewed = shard->frames * wi_cache_views_out(cache) / cache->frames_count;
+    uint64_t share = cache->shards_count > 1 ? shard->frames / 2 : shard->frames / 4;
+    uint64_t most = wi_min_u64(share, (shard->frames - viewed) / 2);
 
     while (shard->ahead_count >= most) {
         if (!drop_oldest_ahead(cache, shard))
@@ -451,22 +453,41 @@ static WI_REQUIRES(shard->mu) bool has_room_ahead(struct wi_cache *cache, struct
     return true;
 }
 
-static WI_REQUIRES(shard->mu) struct wi_frame *take_frame(struct wi_cache *cache,
-                                                          struct shard *shard, bool is_ahead)
+/* How often all frames of the shard were taken, in the 16 bits that a node has to spare. */
+static uint16_t turnover(const struct shard *shard)
+{
+    return (uint16_t)(shard->taken / shard->frames);
+}
+
+static bool has_forgotten_ahead(const struct shard *shard)
+{
+    const struct wi_frame *oldest;
+
+    if (wi_list_empty(&shard->ahead))
+        return false;
+    oldest = WI_CONTAINER_OF(shard->ahead.next, struct wi_frame, node.link);
+    return (uint16_t)(turnover(shard) - oldest->node.spare) >= 2;
+}
+
+static struct wi_frame *take_frame(struct wi_cache *cache, struct shard *shard, bool is_ahead)
+    WI_REQUIRES(shard->mu)
 {
     struct wi_frame *frame;
 
     if (is_ahead && !has_room_ahead(cache, shard))
         return NULL;
+    if (has_forgotten_ahead(shard))
+        (void)drop_oldest_ahead(cache, shard);
     frame = unused_locked(cache, shard);
     if (!frame)
         frame = evict_locked(cache, shard);
     if (!frame && !is_ahead && drop_oldest_ahead(cache, shard))
         frame = unused_locked(cache, shard);
+    shard->taken += frame != NULL;
     return frame;
 }
 
-/* ---- loading ------------------------------------------------------------------------------- */
+/* ---- loading --------------------------------------------------------------------------- */
 
 int wi_cache_load_begin_locked(struct wi_cache *cache, struct shard *shard,
                                struct weir_file *file, uint64_t block, uint64_t hash,
@@ -511,9 +532,8 @@ unsigned char *wi_load_data(struct wi_cache *cache, const struct wi_load_ticket 
 }
 
 /* What was read is the block as it is: but for its length, if it is short. */
-static WI_REQUIRES(shard->mu) bool is_unwritten(struct shard *shard,
-                                                const struct wi_load_ticket *ticket,
-                                                uint64_t hash)
+static bool is_unwritten(struct shard *shard, const struct wi_load_ticket *ticket,
+                         uint64_t hash) WI_REQUIRES(shard->mu)
 {
     struct version *version = version_of(shard, hash);
 
@@ -541,9 +561,9 @@ bool wi_cache_load_is_fresh(struct wi_cache *cache, const struct wi_load_ticket 
 }
 
 /* Let others find it. False if it must not be. */
-static WI_REQUIRES(shard->mu) bool publish_locked(struct wi_cache *cache, struct shard *shard,
-                                                  const struct wi_load_ticket *ticket,
-                                                  bool wanted)
+static bool publish_locked(struct wi_cache *cache, struct shard *shard,
+                           const struct wi_load_ticket *ticket, bool wanted)
+    WI_REQUIRES(shard->mu)
 {
     struct wi_frame *frame = ticket->frame;
     struct wi_cache_file *file = frame->file;
@@ -565,6 +585,7 @@ static WI_REQUIRES(shard->mu) bool publish_locked(struct wi_cache *cache, struct
     if (wanted) {
         wi_policy_insert(shard->policy, &frame->node, once ? WI_POLICY_EVICT_FIRST : 0);
     } else {
+        frame->node.spare = turnover(shard);
         wi_list_push_back(&shard->ahead, &frame->node.link);
         shard->ahead_count++;
     }
@@ -590,7 +611,8 @@ void wi_cache_load_end(struct wi_cache *cache, struct wi_load_ticket *ticket, in
     }
     wi_mutex_lock(&shard->mu);
     shard->ahead_count -= is_ahead;
-    /* An empty block, behind the end of the file, isn't worth a frame: there are many of them. */
+    /* An empty block, behind the end of the file, isn't worth a frame: there are many of
+     * them. */
     if (len > 0)
         published = publish_locked(cache, shard, ticket, !is_ahead || demanded);
     if (!published)
@@ -609,7 +631,7 @@ void wi_cache_load_end(struct wi_cache *cache, struct wi_load_ticket *ticket, in
         wi_cache_file_learn(cache, ticket, (uint32_t)len);
 }
 
-/* ---- creation ------------------------------------------------------------------------------ */
+/* ---- creation -------------------------------------------------------------------------- */
 
 /* Zeroes, not touched; NULL without memory. */
 static void *map_memory(size_t bytes, size_t *ret_bytes)
@@ -813,7 +835,7 @@ uint64_t wi_cache_bytes(const struct wi_cache *cache)
 void wi_cache_stats(struct wi_cache *cache, struct weir_stats *stats)
 {
     stats->cache_bytes += wi_cache_bytes(cache);
-    stats->cache_pinned += views_out(cache);
+    stats->cache_pinned += wi_cache_views_out(cache);
     for (uint32_t i = 0; i < CACHE_STRIPES; i++)
         stats->cache_hits +=
             atomic_load_explicit(&cache->stripes[i].hits, memory_order_relaxed);

@@ -73,6 +73,8 @@ uint32_t wi_frame_len(const struct wi_frame *frame);
  * quarters of the blocks. False: none is left. Cheap: a counter of the thread's own. */
 bool wi_cache_take_view(struct wi_cache *cache);
 void wi_cache_give_view(struct wi_cache *cache);
+/* How many are out. Exact only while nobody takes or gives. */
+uint64_t wi_cache_views_out(struct wi_cache *cache);
 
 /* Fill a view with up to `len` bytes from `in` of the frame, which has more than `in`. The caller's pin
  * and token go over to the view (view.c). */

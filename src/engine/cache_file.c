@@ -3,40 +3,42 @@
  * cache_file.c - what the block cache knows of files, and what writing to them does to blocks
  *
  * Problem      a read that starts after a write has ended must see it, whoever wrote through
- *              whatever handle, while blocks of the file are being loaded, found and copied by
- *              others who take no notice of the writer.
+ *              whatever handle, while blocks of the file are being loaded, found and copied
+ *              by others who take no notice of the writer.
  * Idea         a load notes how things stand when it begins, and publishes only if they still
  *              stand so when it ends. Three numbers are enough:
  *
- *   version   of the block, or of those that share its place among a shard's 256: moves on at the
- *             beginning and at the end of each write to it. A load that a write overlaps in time
- *             finds another number or a writer under way, and stays private.
+ *   version   of the block, or of those that share its place among a shard's 256: moves on at
+ *             the beginning and at the end of each write to it. A load that a write overlaps
+ *             in time finds another number or a writer under way, and stays private.
  *   cut       of the file: moves on at the beginning and end of a truncate, and when blocks
  *             are dropped because the file may have been changed by others.
- *   grow      of the file: moves on at the beginning and end of whatever makes it longer. Only a
- *             short block minds, since a hole or data may be where it saw the end.
+ *   grow      of the file: moves on at the beginning and end of whatever makes it longer.
+ *             Only a short block minds, since a hole or data may be where it saw the end.
  *
- * The blocks that are cached already are changed at the end of a write, in place, if nobody has
- * them pinned; else they are dropped, as they are if the write failed, or if two writes to them
- * were under way at once, of which we can't know which one the kernel did last.
+ * The blocks that are cached already are changed at the end of a write, in place, if nobody
+ * has them pinned; else they are dropped, as they are if the write failed, or if two writes
+ * to them were under way at once, of which we can't know which one the kernel did last.
  *
- * The tail     There is at most one short block of a file in the cache, and `tail` says which,
- *              so whoever makes the file longer knows what to drop. A load that is short sets
- *              `tail` first and then looks at `grow`; who makes the file longer moves `grow` on
- *              and then looks at `tail`: one of them sees the other. `top` and `cut` work together in
- *              the same way. All of these are sequentially consistent.
- * Known        `known` is a length that the file is sure to have, as far as our own calls go. A
- *              write that ends below it doesn't make the file longer. Too low does no harm. It
- *              is raised by what was seen to be there, unless a truncate came in between, and
- *              lowered by truncates, which count themselves first; both under the file's lock.
+ * The tail     There is at most one short block of a file in the cache, and `tail` says
+ *              which, so whoever makes the file longer knows what to drop. A load that is
+ *              short sets `tail` first and then looks at `grow`; who makes the file longer
+ *              moves `grow` on and then looks at `tail`: one of them sees the other. `top`
+ *              and `cut` work together in the same way. All of these are sequentially
+ *              consistent.
+ * Known        `known` is a length that the file is sure to have, as far as our own calls go.
+ *              A write that ends below it doesn't make the file longer. Too low does no harm.
+ *              It is raised by what was seen to be there, unless a truncate came in between,
+ *              and lowered by truncates, which count themselves first; both under the file's
+ *              lock.
  *
- * Changes by others are looked for when a handle is opened: if size or times are not those that
- * were seen, all blocks go. They also go if we wrote ourselves since then, for our change
- * of the times can hide another's, and if the file had been changed so shortly before it was seen that
- * the file system's clock may not have moved on since.
+ * Changes by others are looked for when a handle is opened: if size or times are not those
+ * that were seen, all blocks go. They also go if we wrote ourselves since then, for our
+ * change of the times can hide another's, and if the file had been changed so shortly before
+ * it was seen that the file system's clock may not have moved on since.
  *
- * A file without handles keeps its blocks, so that opening it again finds them: the 4096 that were
- * closed last.
+ * A file without handles keeps its blocks, so that opening it again finds them: the 4096 that
+ * were closed last.
  */
 #include "cache_internal.h"
 
@@ -44,12 +46,12 @@
 #include <stdlib.h>
 #include <sys/sysmacros.h>
 
-/* Ticks of the clock of a file system: 10 ms at most, or a second or two where it has no parts of
- * seconds. */
+/* Ticks of the clock of a file system: 10 ms at most, or a second or two where it has no
+ * parts of seconds. */
 #define TICK_NS      (20 * (int64_t)WI_MSEC_NS)
 #define TICK_LONG_NS (2 * (int64_t)WI_SEC_NS)
 
-/* ---- dropping ------------------------------------------------------------------------------ */
+/* ---- dropping -------------------------------------------------------------------------- */
 
 static void drop_block(struct wi_cache *cache, struct wi_cache_file *file, uint64_t block)
 {
@@ -123,7 +125,7 @@ static void drop_all(struct wi_cache *cache, struct wi_cache_file *file)
     drop_blocks(cache, file, 0, UINT64_MAX);
 }
 
-/* ---- what loads tell ------------------------------------------------------------------------- */
+/* ---- what loads tell ------------------------------------------------------------------- */
 
 void wi_cache_file_raise_top(struct wi_cache_file *file, uint64_t block)
 {
@@ -167,16 +169,15 @@ void wi_cache_file_take_tail(struct wi_cache *cache, struct wi_cache_file *file,
         drop_block(cache, file, old);
 }
 
-/* ---- opening --------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------- */
 
 static uint32_t head_of(uint64_t device, uint64_t inode)
 {
     return (uint32_t)((inode + device * 31) * 0x9e3779b97f4a7c15u >> 32) % CACHE_FILE_HEADS;
 }
 
-static WI_REQUIRES(cache->files_mu) struct wi_cache_file *find_file(struct wi_cache *cache,
-                                                                    uint64_t device,
-                                                                    uint64_t inode)
+static struct wi_cache_file *find_file(struct wi_cache *cache, uint64_t device, uint64_t inode)
+    WI_REQUIRES(cache->files_mu)
 {
     struct wi_cache_file *file = cache->files[head_of(device, inode)];
 
@@ -224,10 +225,9 @@ static bool is_doubtful(const struct statx *st, int64_t now_ns)
     return !S_ISREG(st->stx_mode) || changed + (has_parts ? TICK_NS : TICK_LONG_NS) > now_ns;
 }
 
-static WI_REQUIRES(cache->files_mu) void revalidate(struct wi_cache *cache,
-                                                    struct wi_cache_file *file,
-                                                    const struct statx *st, uint64_t changes,
-                                                    int64_t now_ns)
+static void revalidate(struct wi_cache *cache, struct wi_cache_file *file,
+                       const struct statx *st, uint64_t changes, int64_t now_ns)
+    WI_REQUIRES(cache->files_mu)
 {
     if (file->doubtful || file->seen_size != st->stx_size || file->seen_changes != changes ||
         file->seen_mtime_ns != to_ns(&st->stx_mtime) ||
@@ -241,13 +241,15 @@ static WI_REQUIRES(cache->files_mu) void revalidate(struct wi_cache *cache,
     wi_mutex_lock(&file->mu);
     if (atomic_load(&file->changes) == changes)
         atomic_store(&file->known, st->stx_size);
-    atomic_store(&file->end, st->stx_size);
+    /* A device doesn't say how long it is. */
+    atomic_store(&file->end, S_ISREG(st->stx_mode) ? st->stx_size : (uint64_t)INT64_MAX);
     wi_mutex_unlock(&file->mu);
 }
 
 /*
  * Our own changes are counted before the kernel is asked: one that comes in between is then a
- * change since. For that the file must be known first, which takes a first look at what it is.
+ * change since. For that the file must be known first, which takes a first look at what it
+ * is.
  */
 static int look_at(struct weir_file *handle, struct statx *ret_st)
 {
@@ -291,7 +293,7 @@ static struct wi_cache_file *ref_file(struct wi_cache *cache, uint64_t device, u
 }
 
 /* The longest idle one, if there are too many: off all lists, its blocks are dropped. */
-static WI_REQUIRES(cache->files_mu) struct wi_cache_file *reap_file(struct wi_cache *cache)
+static struct wi_cache_file *reap_file(struct wi_cache *cache) WI_REQUIRES(cache->files_mu)
 {
     struct wi_cache_file *file;
     struct wi_cache_file **place;
@@ -377,7 +379,7 @@ void wi_cache_files_fini(struct wi_cache *cache)
     }
 }
 
-/* ---- writing --------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------- */
 
 /* First and last block of what is written; false: nothing is. */
 static bool blocks_of(const struct wi_cache *cache, uint64_t offset, uint64_t len,
@@ -427,10 +429,10 @@ struct piece {
     uint32_t end;
 };
 
-/* False if somebody has it pinned, or bytes would be missing before those that were written. */
-static WI_REQUIRES(shard->mu) bool update_in_place(struct wi_cache *cache, struct shard *shard,
-                                                   struct wi_frame *frame,
-                                                   const struct piece *piece)
+/* False if somebody has it pinned, or bytes would be missing before those that were
+ * written. */
+static bool update_in_place(struct wi_cache *cache, struct shard *shard, struct wi_frame *frame,
+                            const struct piece *piece) WI_REQUIRES(shard->mu)
 {
     uint32_t word = atomic_load_explicit(&frame->word, memory_order_relaxed);
     struct cursor cursor = *piece->cursor;

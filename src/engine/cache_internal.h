@@ -33,8 +33,8 @@ struct wi_frame {
     uint64_t block;
     struct wi_cache_file *file;
     uint64_t loaded_ns; /* with a time to live */
-    /* Guarded by the shard's lock but for `uses`. `hash` is right as long as the block is in the
-     * table; `link` is on a list of the shard's when the frame isn't the policy's. */
+    /* Guarded by the shard's lock but for `uses`. `hash` is right as long as the block is in
+     * the table; `link` is on a list of the shard's when the frame isn't the policy's. */
     struct wi_policy_node node;
 };
 _Static_assert(sizeof(struct wi_frame) == WI_CACHE_LINE, "a frame is one cache line");
@@ -58,6 +58,7 @@ struct shard {
     struct wi_cond loaded; /* a blocking load has ended */
     /* Guarded by mu. */
     struct wi_policy *policy;
+    uint64_t taken;       /* frames taken for loads, ever */
     uint32_t fresh;       /* frames that were ever used */
     uint32_t ahead_count; /* frames that wait in `ahead`, or are being prefetched into */
     struct wi_list free;
@@ -152,8 +153,9 @@ struct wi_cache_file {
     _Atomic uint64_t end;     /* and probably so long: a hint */
     struct wi_mutex mu;       /* with it `cut` and `known` change together */
 
-    /* Where blocking readers are expected to miss next: after one miss, and of those that were
-     * right before, block << 8 | log2 of the blocks read ahead. Hints of cache_read.c, relaxed. */
+    /* Where blocking readers are expected to miss next: after one miss, and of those that
+     * were right before, block << 8 | log2 of the blocks read ahead. Hints of cache_read.c,
+     * relaxed. */
     _Atomic uint64_t misses[CACHE_READERS];
     _Atomic uint64_t readers[CACHE_READERS];
     _Atomic uint32_t miss_hand;
@@ -207,7 +209,8 @@ static inline uint64_t hash_block(const struct wi_cache_file *file, uint64_t blo
     return hash ^ hash >> 32;
 }
 
-/* The table takes the low half of a hash, the shard its highest bits, the version bits between. */
+/* The table takes the low half of a hash, the shard its highest bits, the version bits
+ * between. */
 static inline struct shard *shard_of(const struct wi_cache *cache, uint64_t hash)
 {
     return &cache->shards[hash >> 60 & (cache->shards_count - 1)];
@@ -237,7 +240,8 @@ int wi_cache_load_begin_locked(struct wi_cache *cache, struct shard *shard,
     WI_REQUIRES(shard->mu);
 bool wi_cache_is_fresh_locked(struct shard *shard, const struct wi_load_ticket *ticket,
                               uint64_t hash) WI_REQUIRES(shard->mu);
-/* `frame`, which is pinned and cached, was used for the first time since it was prefetched? */
+/* `frame`, which is pinned and cached, was used for the first time since it was
+ * prefetched? */
 bool wi_cache_first_use_locked(struct shard *shard, struct wi_frame *frame, bool once)
     WI_REQUIRES(shard->mu);
 
@@ -257,8 +261,8 @@ void wi_cache_file_take_tail(struct wi_cache *cache, struct wi_cache_file *file,
                              uint64_t block);
 void wi_cache_files_fini(struct wi_cache *cache);
 
-/* cache_read.c: read a block that was not found, and pin it. The caller has called wi_file_begin.
- * Returns 0, -ENOBUFS, or what the read said. */
+/* cache_read.c: read a block that was not found, and pin it. The caller has called
+ * wi_file_begin. Returns 0, -ENOBUFS, or what the read said. */
 int wi_cache_fetch(struct wi_cache *cache, struct weir_file *file, uint64_t block,
                    struct wi_frame **ret_frame);
 

@@ -2,26 +2,29 @@
 /*
  * cache_read.c - blocking reads through the block cache
  *
- * Problem      64 threads that want the same block should cost one read of the device, a thread
- *              that reads in order should not make a system call for each block, and no
- *              thread may wait for anything that a queue does, whose owner may have left it.
- * Idea         what a blocking caller loads stands on its shard's list of loads until it has been
- *              read. Who finds it there waits for it; who doesn't loads it. Loads of queues are
- *              on no such list, so nobody can wait for one.
- * Run          missing blocks that follow each other are read with one vectored call into their
- *              frames, up to 1 MiB and 32 blocks: those that were asked for, then, for who reads
- *              in order, some ahead. A run takes what it can have at once and waits for nothing
- *              once it has begun, so two of them can't wait for each other.
- * Answers      a load that ends gives its frame to those that wait, pinned for each: they need not
- *              find it, and get it also if it could not be published. They joined while no write
- *              had ended since the load began, so what it read is as good as what they would have
- *              read. If a run of one block fails all get its error; if a longer one does, those that
- *              wait, and the run's own thread, try again for the block they need.
- * In order     is who misses where his last run has ended. Hits are not looked at, so they pay
- *              nothing for it. The second such miss reads 128 KiB ahead, the next ones twice as
- *              much each, up to the whole run. What was read ahead is a prefetch like any other.
- * No room      then the block is read through one of four bounce buffers, for which callers take
- *              turns. Not straight into the caller's memory, which need not be aligned.
+ * Problem      64 threads that want the same block should cost one read of the device, a
+ *              thread that reads in order should not make a system call for each block, and
+ *              no thread may wait for anything that a queue does, whose owner may have left
+ *              it.
+ * Idea         what a blocking caller loads stands on its shard's list of loads until it has
+ *              been read. Who finds it there waits for it; who doesn't loads it. Loads of
+ *              queues are on no such list, so nobody can wait for one.
+ * Run          missing blocks that follow each other are read with one vectored call into
+ *              their frames, up to 1 MiB and 32 blocks: those that were asked for, then, for
+ *              who reads in order, some ahead. A run takes what it can have at once and waits
+ *              for nothing once it has begun, so two of them can't wait for each other.
+ * Answers      a load that ends gives its frame to those that wait, pinned for each: they
+ *              need not find it, and get it also if it could not be published. They joined
+ *              while no write had ended since the load began, so what it read is as good as
+ *              what they would have read. If a run of one block fails all get its error; if a
+ *              longer one does, those that wait, and the run's own thread, try again for the
+ *              block they need.
+ * In order     is who misses where his last run has ended. Hits are not looked at, so they
+ *              pay nothing for it. The second such miss reads 128 KiB ahead, the next ones
+ *              twice as much each, up to the whole run. What was read ahead is a prefetch
+ *              like any other.
+ * No room      then the block is read through one of four bounce buffers, for which callers
+ *              take turns. Not straight into the caller's memory, which need not be aligned.
  */
 #include "cache_internal.h"
 
@@ -29,7 +32,8 @@
 #define RUN_BYTES   (1u << 20)
 #define AHEAD_START (128u << 10)
 
-/* On the stack of its thread; the list links and `demanded` are guarded by the shard's lock. */
+/* On the stack of its thread; the list links and `demanded` are guarded by the shard's
+ * lock. */
 struct blocking_load {
     struct wi_list link;
     struct wi_list waiters;
@@ -65,14 +69,15 @@ struct run {
     struct blocking_load loads[RUN_BLOCKS];
 };
 
-/* ---- reading ahead --------------------------------------------------------------------------- */
+/* ---- reading ahead --------------------------------------------------------------------- */
 
 static uint32_t log2_of(uint32_t value)
 {
     return 31 - (uint32_t)__builtin_clz(value);
 }
 
-/* The place of the reader that was expected to miss at `first`, or a little behind; -1: none. */
+/* The place of the reader that was expected to miss at `first`, or a little behind; -1:
+ * none. */
 static int find_reader(_Atomic uint64_t *places, uint64_t first)
 {
     for (int i = 0; i < CACHE_READERS; i++) {
@@ -125,11 +130,10 @@ static uint32_t plan_ahead(struct wi_cache *cache, struct weir_file *handle, uin
     return ahead;
 }
 
-/* ---- runs ------------------------------------------------------------------------------------ */
+/* ---- runs ------------------------------------------------------------------------------ */
 
-static WI_REQUIRES(shard->mu) struct blocking_load *find_load(struct shard *shard,
-                                                              const struct wi_cache_file *file,
-                                                              uint64_t block, uint64_t hash)
+static struct blocking_load *find_load(struct shard *shard, const struct wi_cache_file *file,
+                                       uint64_t block, uint64_t hash) WI_REQUIRES(shard->mu)
 {
     struct wi_list *link;
 
@@ -143,10 +147,9 @@ static WI_REQUIRES(shard->mu) struct blocking_load *find_load(struct shard *shar
     return NULL;
 }
 
-static WI_REQUIRES(shard->mu) int begin_load(struct wi_cache *cache, struct shard *shard,
-                                             struct weir_file *file, uint64_t block,
-                                             uint64_t hash, uint32_t flags,
-                                             struct blocking_load *load)
+static int begin_load(struct wi_cache *cache, struct shard *shard, struct weir_file *file,
+                      uint64_t block, uint64_t hash, uint32_t flags, struct blocking_load *load)
+    WI_REQUIRES(shard->mu)
 {
     int rc = wi_cache_load_begin_locked(cache, shard, file, block, hash, flags, &load->ticket);
 
@@ -160,8 +163,8 @@ static WI_REQUIRES(shard->mu) int begin_load(struct wi_cache *cache, struct shar
 }
 
 /*
- * The first block of a run, which is needed. Returns 0 if its load was begun; 1 if it was there by
- * now, or came while we waited: `*ret_frame` is pinned; or a negative code.
+ * The first block of a run, which is needed. Returns 0 if its load was begun; 1 if it was
+ * there by now, or came while we waited: `*ret_frame` is pinned; or a negative code.
  */
 static int claim_first(struct wi_cache *cache, struct weir_file *file, uint64_t block,
                        struct blocking_load *load, struct wi_frame **ret_frame)
@@ -283,8 +286,9 @@ static void read_run(struct wi_cache *cache, struct weir_file *file, struct run 
 }
 
 /*
- * Get a block that was not found, and perhaps some that follow it, up to `most` of which are wanted.
- * Returns 0 and the run, whose good blocks are pinned; 1 and one pinned frame; or a negative code.
+ * Get a block that was not found, and perhaps some that follow it, up to `most` of which are
+ * wanted. Returns 0 and the run, whose good blocks are pinned; 1 and one pinned frame; or a
+ * negative code.
  */
 static int load_run(struct wi_cache *cache, struct weir_file *file, uint64_t block,
                     uint32_t wanted, uint32_t most, struct run *run,
@@ -325,7 +329,7 @@ int wi_cache_fetch(struct wi_cache *cache, struct weir_file *file, uint64_t bloc
     }
 }
 
-/* ---- reads ----------------------------------------------------------------------------------- */
+/* ---- reads ----------------------------------------------------------------------------- */
 
 /* Copy what is wanted of a block, of which there are `len` bytes. */
 static void copy_block(struct reader *reader, const unsigned char *bytes, uint32_t len)
@@ -388,8 +392,8 @@ static int read_bounced(struct reader *reader, uint64_t block)
 }
 
 /*
- * What reads a block in small parts, one after the other, uses it once: the second part and the
- * following ones begin within the block that the thread had last.
+ * What reads a block in small parts, one after the other, uses it once: the second part and
+ * the following ones begin within the block that the thread had last.
  */
 static uint32_t pin_flags(const struct weir_file *file, uint64_t block, bool within)
 {

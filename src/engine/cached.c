@@ -359,13 +359,15 @@ int64_t wi_cached_advise(struct weir_queue *queue, struct weir_job *job)
     struct wish wish = wish_of(job);
     uint64_t end = wi_cache_file_end(cached->cache, job->file);
     uint64_t first = job->offset >> cached->shift;
+    uint64_t most = wi_cache_bytes(cached->cache) >> cached->shift;
     uint64_t count = 0;
 
+    most /= 4; /* of what was not asked for: more would drop the first ones */
     if (job->len != 0)
         end = wi_min_u64(end, wi_add_sat(job->offset, job->len));
     wish.prefetch = true;
     wish.io_class = WEIR_CLASS_PREFETCH;
-    while (first << cached->shift < end && want_block(queue, &wish, first)) {
+    while (first << cached->shift < end && count < most && want_block(queue, &wish, first)) {
         first++;
         count++;
     }

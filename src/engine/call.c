@@ -72,6 +72,9 @@ static int64_t resize(struct weir_engine *engine, struct weir_job *job)
     uint64_t size = job->op == WEIR_OP_TRUNCATE ? job->offset : job->offset + job->len;
     int64_t rc;
 
+    /* Space reserved inside a file leaves its end where it is. */
+    if (tell && job->op == WEIR_OP_ALLOCATE)
+        size = wi_max_u64(size, wi_cache_file_end(engine->cache, file));
     if (tell)
         wi_cache_resize_begin(engine->cache, file, size);
     if (job->op == WEIR_OP_TRUNCATE)

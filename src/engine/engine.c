@@ -320,7 +320,8 @@ int weir_engine_close(struct weir_engine *engine)
     if (!engine)
         return 0;
     wi_mutex_lock(&engine->mu);
-    busy = engine->files_open > 0 || engine->queues_open > 0;
+    busy = engine->files_open > 0 || engine->queues_open > 0 ||
+           (engine->cache && wi_cache_views_out(engine->cache) > 0);
     wi_mutex_unlock(&engine->mu);
     if (busy)
         return -EBUSY;

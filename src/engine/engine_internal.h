@@ -724,6 +724,7 @@ struct weir_queue {
     uint32_t device_transfers; /* reads and writes at the device */
     uint32_t credit_ops;       /* taken from the engine's limits and not in use */
     uint64_t credit_bytes;
+    bool forced; /* some of what is at the device is beyond the engine's limits */
     uint64_t low_from_ns; /* not before this may work that gives way go on; 0: now */
     uint64_t low_again_ns;
     struct wi_list gate_link; /* guarded by the gate's mu */

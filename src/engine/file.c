@@ -136,8 +136,8 @@ static void give_file_back(struct weir_file *file)
 }
 
 /*
- * What goes through the block cache must not fill the page cache as well. And whoever writes to a
- * file tells the cache, cached or not: another handle of the same file may be.
+ * What goes through the block cache must not fill the page cache as well. And whoever writes to
+ * a file tells the cache, cached or not: another handle of the same file may be.
  */
 static int join_cache(struct weir_file *file)
 {
@@ -159,8 +159,8 @@ static void leave_cache(struct weir_file *file)
 }
 
 /*
- * Make a file of `fd`, which stays the caller's on failure. `os_flags`: if it is a regular file, the
- * file pool may close it and open it again with these; -1: never.
+ * Make a file of `fd`, which stays the caller's on failure. `os_flags`: if it is a regular file,
+ * the file pool may close it and open it again with these; -1: never.
  */
 static int make_file(struct weir_engine *engine, int fd, const char *path, uint32_t open_flags,
                      int os_flags, struct weir_file **ret_file)

@@ -5,23 +5,26 @@
  * Problem      a program has more files than the process may have descriptors.
  * Idea         a file stays open for its users while its descriptor comes and goes: at most
  *              `cap` of them are held, and the one not used for longest is closed for the next.
- * Which        regular files that were opened by name. Not directories (they are where names start
- *              from, and have a position), devices, adopted descriptors and unnamed files.
+ * Which        regular files that were opened by name. Not directories (they are where names
+ *              start from, and have a position), devices, adopted descriptors and unnamed
+ *              files.
  * Never        is a descriptor closed while it has operations in flight, writes that were not
- *              synced (their error would be lost with it), a lock (closing drops it; a POSIX lock
- *              goes with any descriptor of that file, so other handles of it stay open too) or no
- *              name that leads back to it. So more than `cap` are open while that many are in
- *              use: nothing waits for a descriptor, nothing fails for one. What is too many is
- *              closed with the next file that is opened or let go.
+ *              synced (their error would be lost with it), a lock (closing drops it; a POSIX
+ *              lock goes with any descriptor of that file, so other handles of it stay open
+ *              too) or no name that leads back to it. So more than `cap` are open while that
+ *              many are in use: nothing waits for a descriptor, nothing fails for one. What
+ *              is too many is closed with the next file that is opened or let go.
  * The name     is asked from the kernel just before closing (/proc/self/fd), so that renaming,
- *              links, and another working directory do no harm, and is checked to lead to the same
- *              file. A file whose name does not, or that has none, keeps its descriptor for good.
- * Again        is a file opened without creating or truncating, and only if device, inode and time
- *              of birth are the same (inode numbers are soon used again). Anything else there, or
- *              nothing, is -ESTALE, and stays so: whoever replaced it meant another file.
- * Limits       where the file system knows no time of birth, or within one tick of its clock (4 ms)
- *              of the birth of the old one, a file that was removed and made again with the
- *              same inode number is not told from the old one. Who lost the right
+ *              links, and another working directory do no harm, and is checked to lead to
+ *              the same file. A file whose name does not, or that has none, keeps its
+ *              descriptor for good.
+ * Again        is a file opened without creating or truncating, and only if device, inode
+ *              and time of birth are the same (inode numbers are soon used again). Anything
+ *              else there, or nothing, is -ESTALE, and stays so: whoever replaced it meant
+ *              another file.
+ * Limits       where the file system knows no time of birth, or within one tick of its clock
+ *              (4 ms) of the birth of the old one, a file that was removed and made again
+ *              with the same inode number is not told from the old one. Who lost the right
  *              to open a file since gets -EACCES. Without /proc nothing is closed.
  *
  * The states of a descriptor, and who moves it. `mu` is held for each move, and not while the
@@ -32,20 +35,22 @@
  *   CLOSING -> CLOSED    close_one (ok)       CLOSING -> OPEN     close_one (in use, no name)
  *   OPEN, CLOSED -> GONE wi_file_pool_remove  GONE    -> OPEN     wi_file_pool_add
  *
- *   P1  On the list `idle`: OPEN, busy 0, and with nothing noted that it was kept for when it was
- *       last looked at. Files that queues use may be there: they come and go without the lock.
+ *   P1  On the list `idle`: OPEN, busy 0, and with nothing noted when it was last looked at.
+ *       Files that queues use may be there: they come and go without the lock.
  *   P2  `open` counts those that are OPENING, OPEN or CLOSING, and the reserved.
  *
  * Queues take no lock. They count themselves in `users` (or in `holds`, for loads of the block
- * cache), then look at the state; who closes writes CLOSING, then looks at `users`. All four are sequentially consistent, so one of the two sees the
- * other: either the queue finds that the file is not OPEN, and has it opened by the pool, or
- * the closer finds a user and lets it be. When the queue saw OPEN it may use the descriptor until it
- * takes itself out of `users` (release), which the closer reads (acquire) before it closes. Blocking
- * callers count in `busy`, under the lock.
+ * cache), then look at the state; who closes writes CLOSING, then looks at `users`. All four
+ * are sequentially consistent, so one of the two sees the other: either the queue finds that
+ * the file is not OPEN, and has it opened by the pool, or the closer finds a user and lets
+ * it be. When the queue saw OPEN it may use the descriptor until it takes itself out of
+ * `users` (release), which the closer reads (acquire) before it closes. Blocking callers
+ * count in `busy`, under the lock.
  *
- * A write is noted once it has ended, while it is still counted in `users` or `busy`; so at every
- * moment one of the two protects it. A sync remembers how many had been noted before it began and
- * takes the note back only if there were no more since: one compare and swap on count and notes.
+ * A write is noted once it has ended, while it is still counted in `users` or `busy`; so at
+ * every moment one of the two protects it. A sync remembers how many had been noted before
+ * it began and takes the note back only if there were no more since: one compare and swap on
+ * count and notes.
  */
 #include "engine_internal.h"
 
@@ -74,7 +79,8 @@ struct identity {
     uint32_t birth_ns;
 };
 
-/* Kept for the next file when its file is closed, so that a stale handle finds no freed memory. */
+/* Kept for the next file when its file is closed, so that a stale handle finds no freed
+ * memory. */
 struct file_pooled {
     /* Set when a file is added. */
     struct file_pool *pool;
@@ -181,7 +187,7 @@ static int compare(const struct wi_os *os, int fd, const char *path,
     return is_same(&found, identity) ? 0 : -ESTALE;
 }
 
-/* ---- closing ------------------------------------------------------------------------------- */
+/* ---- closing ----------------------------------------------------------------------------- */
 
 static bool shares_a_lock(const struct file_pool *pool, const struct file_pooled *pooled)
 {
@@ -269,8 +275,8 @@ static bool close_one_locked(struct file_pool *pool, struct file_pooled *pooled)
 }
 
 /*
- * Close up to `count` descriptors, as long as more than `cap` are open. Each idle file is looked at
- * twice at most, because one that a queue has used gets a second chance.
+ * Close up to `count` descriptors, as long as more than `cap` are open. Each idle file is
+ * looked at twice at most, because one that a queue has used gets a second chance.
  */
 static uint64_t trim_locked(struct file_pool *pool, uint64_t cap, uint64_t count)
     WI_REQUIRES(pool->mu)
@@ -296,7 +302,7 @@ static uint64_t trim_locked(struct file_pool *pool, uint64_t cap, uint64_t count
     return closed;
 }
 
-/* ---- opening again ------------------------------------------------------------------------- */
+/* ---- opening again ----------------------------------------------------------------------- */
 
 static int open_descriptor(struct file_pooled *pooled, const char *path)
 {
@@ -304,7 +310,8 @@ static int open_descriptor(struct file_pooled *pooled, const char *path)
     const struct wi_os *os = engine->os;
     bool shrunk = false;
     int fd;
-    /* Opening what is there to find out what it is could wait for ever (a pipe), or wind a tape. */
+    /* Opening what is there to find out what it is could wait for ever (a pipe), or wind a
+     * tape. */
     int rc = compare(os, -1, path, &pooled->identity);
 
     if (rc < 0)
@@ -362,7 +369,7 @@ static bool is_moving(struct file_pooled *pooled)
     return state_of(pooled) == DESCRIPTOR_OPENING || state_of(pooled) == DESCRIPTOR_CLOSING;
 }
 
-/* ---- using --------------------------------------------------------------------------------- */
+/* ---- using ------------------------------------------------------------------------------- */
 
 int wi_file_pool_begin(struct weir_file *file)
 {
@@ -448,7 +455,8 @@ void wi_file_pool_keep(struct weir_file *file, enum wi_keep why, bool on)
         wi_list_remove(&pooled->locked);
         if (on)
             wi_list_push_back(&pool->locked, &pooled->locked);
-        /* Another handle of the file may be about to lose its descriptor, and the lock with it. */
+        /* Another handle of the file may be about to lose its descriptor, and the lock with
+         * it. */
         while (on && pool->closing > 0)
             wi_cond_wait(&pool->moved, &pool->mu);
     }
@@ -488,7 +496,7 @@ const char *wi_file_pool_text(const struct weir_file *file, int64_t code)
                : NULL;
 }
 
-/* ---- files come and go --------------------------------------------------------------------- */
+/* ---- files come and go ------------------------------------------------------------------- */
 
 void wi_file_pool_reserve(struct weir_engine *engine)
 {

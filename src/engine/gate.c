@@ -84,7 +84,8 @@ static bool take_credit(struct weir_queue *queue, uint64_t bytes)
     return true;
 }
 
-/* The one that is always allowed: beyond the limits if need be. */
+/* The one that is always allowed: beyond the limits if need be. What it took there is not for others
+ * that come after it: wi_gate_leave gives it back at once. */
 static void force_credit(struct weir_queue *queue, uint64_t bytes)
 {
     struct gate *gate = gate_of(queue);
@@ -92,11 +93,13 @@ static void force_credit(struct weir_queue *queue, uint64_t bytes)
     if (queue->credit_ops == 0) {
         atomic_fetch_add_explicit(&gate->ops, 1, memory_order_relaxed);
         queue->credit_ops = 1;
+        queue->forced = true;
     }
     if (queue->credit_bytes < bytes) {
         atomic_fetch_add_explicit(&gate->bytes, bytes - queue->credit_bytes,
                                   memory_order_relaxed);
         queue->credit_bytes = bytes;
+        queue->forced = true;
     }
 }
 
@@ -145,6 +148,10 @@ void wi_gate_leave(struct weir_queue *queue, uint64_t bytes)
     queue->device_bytes -= bytes;
     queue->credit_ops++;
     queue->credit_bytes += bytes;
+    if (WI_UNLIKELY(queue->forced)) {
+        wi_gate_settle(queue);
+        queue->forced = queue->device_transfers > 0;
+    }
 }
 
 void wi_gate_settle(struct weir_queue *queue)

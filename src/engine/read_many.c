@@ -2,18 +2,18 @@
 /*
  * read_many.c - any ranges of one file in one call
  *
- * Idea         in order of offset, neighbours are read by one vectored system call: the gaps between
- *              them cost less than another call. What was asked for goes straight to its
- *              buffer, all gaps land in one piece of memory that nobody reads.
- * Order        the ranges are not moved, since the caller's array has his order. private_[0] of the
- *              nth range has the index of the nth in order of offset. The sort is a natural merge
- *              sort of lists, linked by private_[1]: no memory, stable, and one pass over
- *              ranges that are in order already.
+ * Idea         in order of offset, neighbours are read by one vectored system call: the gaps
+ *              between them cost less than another call. What was asked for goes straight to
+ *              its buffer, all gaps land in one piece of memory that nobody reads.
+ * Order        the ranges are not moved, since the caller's array has his order. private_[0]
+ *              of the nth range has the index of the nth in order of offset. The sort is a
+ *              natural merge sort of lists, linked by private_[1]: no memory, stable, and
+ *              one pass over ranges that are in order already.
  * Which        rules as for merging in a queue (queue.h): ranges of at most 256 KiB, gaps of at
- *              most 16 KiB, at most 1 MiB and twice the bytes asked for in all. Overlapping ranges
- *              are read one after the other, as are those of files that have no offsets.
- * Failures     of a group that failed or was short, each range that is not whole is read alone, with
- *              the usual retries: one bad sector harms one range.
+ *              most 16 KiB, at most 1 MiB and twice the bytes asked for in all. Overlapping
+ *              ranges are read one after the other, as are those of files that have no offsets.
+ * Failures     of a group that failed or was short, each range that is not whole is read
+ *              alone, with the usual retries: one bad sector harms one range.
  */
 #include "engine_internal.h"
 
@@ -25,7 +25,7 @@
 #define SORT_BINS   21
 #define END_OF_LIST UINT64_MAX
 
-/* ---- order --------------------------------------------------------------------------------- */
+/* ---- order ------------------------------------------------------------------------------- */
 
 /* Merge two lists of indices; of equals those of `a` come first. */
 static uint64_t merge_lists(struct weir_range *ranges, uint64_t a, uint64_t b)
@@ -94,7 +94,7 @@ int64_t wi_ranges_result(const struct weir_range *ranges, size_t count, uint64_t
     return code < 0 ? code : (int64_t)moved;
 }
 
-/* ---- reading ------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------- */
 
 static void read_alone(struct weir_file *file, struct weir_range *range)
 {
@@ -156,11 +156,14 @@ static struct group gather(const struct weir_file *file, struct weir_range *rang
     return group;
 }
 
-/* Its own frame: with the scratch of read_group it would be a large one. */
-static __attribute__((noinline)) int64_t read_vector(struct weir_file *file,
-                                                     struct weir_range *ranges,
-                                                     const struct group *group,
-                                                     unsigned char *scratch)
+/*
+ * Where gaps go. The kernel writes here for all threads at once, which is benign: nobody ever
+ * reads it. On the stack, or one for each thread, it would cost every thread its memory.
+ */
+static _Alignas(SCRATCH) unsigned char scratch[SCRATCH];
+
+static int64_t read_vector(struct weir_file *file, struct weir_range *ranges,
+                           const struct group *group)
 {
     const struct wi_os *os = file->engine->os;
     struct iovec iov[IOVS_MAX];
@@ -192,13 +195,11 @@ static void add(_Atomic uint64_t *counter, uint64_t count)
     atomic_fetch_add_explicit(counter, count, memory_order_relaxed);
 }
 
-static __attribute__((noinline)) void read_group(struct weir_file *file,
-                                                 struct weir_range *ranges,
-                                                 const struct group *group)
+static void read_group(struct weir_file *file, struct weir_range *ranges,
+                       const struct group *group)
 {
     struct blocking_stats *stats = wi_stats_shard(file->engine);
-    _Alignas(SCRATCH) unsigned char scratch[SCRATCH];
-    int64_t result = read_vector(file, ranges, group, scratch);
+    int64_t result = read_vector(file, ranges, group);
     uint64_t end = group->offset + (result > 0 ? (uint64_t)result : 0);
 
     add(&stats->extra_calls, 1);

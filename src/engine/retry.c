@@ -15,10 +15,10 @@
  * data. ECANCELED that nobody asked for is reported as EIO in the end, since -ECANCELED
  * promises that the caller wanted it. Short transfers are not errors: queue.c continues them.
  *
- * A device on which much fails must not get twice the work for it: retries with back-off come out
- * of a budget of the engine's, which starts with 256 and earns one for every ten operations that end.
- * With none left the result stands. What is tried again at once is free: it is the kernel's way
- * of saying "ask again", and no device has seen it.
+ * A device on which much fails must not get twice the work for it: retries with back-off
+ * come out of a budget of the engine's, which starts with 256 and earns one for every ten
+ * operations that end. With none left the result stands. What is tried again at once is
+ * free: it is the kernel's way of saying "ask again", and no device has seen it.
  */
 #include "engine_internal.h"
 

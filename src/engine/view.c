@@ -2,9 +2,9 @@
 /*
  * view.c - pinned pieces of cached blocks, for callers
  *
- * A view is a pin on a frame and a token, of which there are as many as make three quarters of the
- * cache. Streams hand out views of buffers of their own, without a frame: those only become
- * empty when they are released.
+ * A view is a pin on a frame and a token, of which there are as many as make three quarters
+ * of the cache. Streams hand out views of buffers of their own, without a frame: those only
+ * become empty when they are released.
  */
 #include "cache_internal.h"
 
@@ -33,8 +33,8 @@ void wi_view_fill(struct weir_view *view, struct wi_cache *cache, struct wi_fram
     view->private_[1] = (uintptr_t)cache;
 }
 
-/* The frame is pinned and there is a token: both go into the view, or go back if the file ends
- * before what was asked for. */
+/* The frame is pinned and there is a token: both go into the view, or go back if the file
+ * ends before what was asked for. */
 static void make_view(struct wi_cache *cache, struct wi_frame *frame, uint64_t offset,
                       size_t len, struct weir_view *view)
 {

@@ -20,7 +20,7 @@
 
 #define PAGE 4096u
 
-/* ---- descriptors and files ------------------------------------------------------------------ */
+/* ---- descriptors and files --------------------------------------------------------------- */
 
 /* Those of the process whose path begins with `prefix`. */
 static unsigned count_fds(const char *prefix)
@@ -140,7 +140,7 @@ static struct weir_stats stats_of(struct weir_engine *engine)
     return stats;
 }
 
-/* ---- many ------------------------------------------------------------------------------------ */
+/* ---- many -------------------------------------------------------------------------------- */
 
 #define MANY 5000u
 #define CAP  64u
@@ -299,7 +299,7 @@ static void many__jobs_hold_few_descriptors(struct env *env)
     free(runner);
 }
 
-/* ---- what is closed, and what is not ---------------------------------------------------------- */
+/* ---- what is closed, and what is not ----------------------------------------------------- */
 
 /* The one that was used last is closed last. */
 static void pool__closes_what_was_not_used_for_longest(struct env *env)
@@ -575,16 +575,18 @@ static void check_stale(struct weir_file *file)
     check_code(page[0], 0xee);
 }
 
-/* What is made from now on is younger than all there is: a file system's clock goes in ticks. */
+/* What is made from now on is younger than all there is: a file system's clock goes in
+ * ticks, but may have been ahead of them. */
 static void wait_for_a_tick(void)
 {
     struct timespec from;
     struct timespec now;
 
-    (void)clock_gettime(CLOCK_REALTIME_COARSE, &from);
+    (void)clock_gettime(CLOCK_REALTIME, &from);
     do
         (void)clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    while (now.tv_sec == from.tv_sec && now.tv_nsec == from.tv_nsec);
+    while (now.tv_sec < from.tv_sec ||
+           (now.tv_sec == from.tv_sec && now.tv_nsec <= from.tv_nsec));
 }
 
 static void pool__another_file_under_the_name_is_stale(struct env *env)
@@ -673,7 +675,8 @@ static void pool__a_missing_right_is_not_for_ever(struct env *env)
     fixture_close(&f);
 }
 
-/* What goes wrong on the way out and in: whoever wants the file is told, the next one is not. */
+/* What goes wrong on the way out and in: whoever wants the file is told, the next one is
+ * not. */
 static void pool__failures_pass(struct env *env)
 {
     static const enum wi_fault_kind on_the_way_in[] = { WI_FAULT_STAT, WI_FAULT_OPEN };
@@ -730,7 +733,7 @@ static void pool__failures_pass(struct env *env)
     test_remove_tree(f.place);
 }
 
-/* ---- more than there may be ------------------------------------------------------------------ */
+/* ---- more than there may be -------------------------------------------------------------- */
 
 static void pool__more_in_use_than_allowed_is_no_error(struct env *env)
 {
@@ -823,7 +826,7 @@ static void pool__out_of_descriptors_closes_idle_ones(struct env *env)
     fixture_close(&f);
 }
 
-/* ---- threads --------------------------------------------------------------------------------- */
+/* ---- threads ----------------------------------------------------------------------------- */
 
 #define SHARED    100u
 #define OWN       10u
@@ -838,8 +841,8 @@ struct worker {
     uint64_t seed;
 };
 
-/* Reads files that all share, as a blocking caller and as a queue would; writes, syncs, closes and
- * opens files of its own. */
+/* Reads files that all share, as a blocking caller and as a queue would; writes, syncs,
+ * closes and opens files of its own. */
 static void *work(void *arg)
 {
     struct worker *self = arg;
@@ -940,7 +943,8 @@ static void *close_it(void *arg)
     return NULL;
 }
 
-/* Close waits for blocking calls that are under way, and for a descriptor that is being closed. */
+/* Close waits for blocking calls that are under way, and for a descriptor that is being
+ * closed. */
 static void pool__close_waits_for_who_uses_the_file(struct env *env)
 {
     struct closer closer = { 0 };

@@ -113,7 +113,7 @@ static struct weir_stats stats_of(struct weir_engine *engine)
     return stats;
 }
 
-/* ---- order ----------------------------------------------------------------------------------- */
+/* ---- order ------------------------------------------------------------------------------- */
 
 static void sort__is_stable_and_leaves_the_array_alone(struct env *env)
 {
@@ -149,7 +149,7 @@ static void sort__is_stable_and_leaves_the_array_alone(struct env *env)
     free(ranges);
 }
 
-/* ---- results --------------------------------------------------------------------------------- */
+/* ---- results ----------------------------------------------------------------------------- */
 
 /* Any ranges: overlapping, equal, empty, beyond the end, in any order. */
 static void read_many__equals_reads_of_each(struct env *env)
@@ -269,7 +269,7 @@ static void read_many__wrong_arguments(struct env *env)
     fixture_close(&f);
 }
 
-/* ---- merging --------------------------------------------------------------------------------- */
+/* ---- merging ----------------------------------------------------------------------------- */
 
 static void merge__shuffled_neighbours_are_few_calls(struct env *env)
 {
@@ -277,7 +277,8 @@ static void merge__shuffled_neighbours_are_few_calls(struct env *env)
     struct weir_stats stats;
     struct fixture f;
 
-    /* 4 KiB reads with 4 KiB gaps, shuffled in windows of 256: 2 MiB, so two calls and no more. */
+    /* 4 KiB reads with 4 KiB gaps, shuffled in windows of 256: 2 MiB, so two calls and no
+     * more. */
     fixture_open(&f, env->backend, 0, NULL);
     for (unsigned i = 0; i < 256; i++)
         add(&f, i * UINT64_C(8192), 4096);
@@ -404,7 +405,7 @@ static void read_many__a_pipe_has_no_offsets(struct env *env)
     fixture_close(&f);
 }
 
-/* ---- the block cache ---------------------------------------------------------------------------- */
+/* ---- the block cache --------------------------------------------------------------------- */
 
 #define BLOCK (64 * KIB)
 
@@ -507,7 +508,7 @@ static void cached__sees_writes_of_other_handles(struct env *env)
     fixture_close(&f);
 }
 
-/* ---- a kernel without the flag ----------------------------------------------------------------- */
+/* ---- a kernel without the flag ----------------------------------------------------------- */
 
 #define DONTCACHE 0x80u
 
@@ -554,7 +555,7 @@ static void cached__a_refused_flag_is_left_away(struct env *env)
     check_code(weir_engine_close(engine), 0);
 }
 
-/* ---- the budget of retries ------------------------------------------------------------------------ */
+/* ---- the budget of retries --------------------------------------------------------------- */
 
 /* 256 retries, then one for every ten calls that end. */
 static void retry__the_budget_runs_out_and_comes_back(struct env *env)

@@ -76,10 +76,11 @@ struct weir_stats rig_stats(struct rig *rig)
 
 void rig_drain(struct weir_queue *queue)
 {
-    struct weir_inflight entry;
+    int rc;
 
-    while (weir_queue_inflight(queue, &entry, 1) > 0)
-        check(weir_queue_wait(queue, 1, WEIR_FOREVER) >= 0);
+    while ((rc = weir_queue_wait(queue, 1, WEIR_FOREVER)) > 0)
+        continue;
+    check_code(rc, 0);
 }
 
 /* --- items ------------------------------------------------------------------------------- */
@@ -111,7 +112,8 @@ static void item_memory(struct item *item, uint64_t offset, size_t len)
     item->offset = offset;
 }
 
-void item_read(struct rig *rig, struct item *item, uint32_t io_class, uint64_t offset, size_t len)
+void item_read(struct rig *rig, struct item *item, uint32_t io_class, uint64_t offset,
+               size_t len)
 {
     item_memory(item, offset, len);
     weir_job_read(&item->probe.job, rig->file, item->buf, len, region_of(io_class) + offset,
@@ -120,8 +122,8 @@ void item_read(struct rig *rig, struct item *item, uint32_t io_class, uint64_t o
     probe_arm(&item->probe);
 }
 
-void item_write(struct rig *rig, struct item *item, uint32_t io_class, uint64_t offset, size_t len,
-                uint64_t seed)
+void item_write(struct rig *rig, struct item *item, uint32_t io_class, uint64_t offset,
+                size_t len, uint64_t seed)
 {
     item_memory(item, offset, len);
     pattern_fill(item->buf, len, seed, offset);

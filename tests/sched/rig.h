@@ -30,7 +30,7 @@ struct weir_queue *rig_queue(struct rig *rig, const struct weir_queue_options *o
 struct weir_stats rig_stats(struct rig *rig);
 /* Another file of `size` bytes, which are not there but for the device. */
 struct weir_file *rig_file(struct rig *rig, uint64_t size, uint32_t flags);
-/* Wait until the queue has nothing left. */
+/* Wait until every job of the queue is done. Loads of the cache may go on. */
 void rig_drain(struct weir_queue *queue);
 
 /* Where a class has its bytes, so that the device's log shows it. */
@@ -47,9 +47,10 @@ struct item {
     uint64_t offset; /* inside its region */
 };
 /* Prepare a read (write: with the pattern of `seed`) in the region of its class. Not submitted. */
-void item_read(struct rig *rig, struct item *item, uint32_t io_class, uint64_t offset, size_t len);
-void item_write(struct rig *rig, struct item *item, uint32_t io_class, uint64_t offset, size_t len,
-                uint64_t seed);
+void item_read(struct rig *rig, struct item *item, uint32_t io_class, uint64_t offset,
+               size_t len);
+void item_write(struct rig *rig, struct item *item, uint32_t io_class, uint64_t offset,
+                size_t len, uint64_t seed);
 /* Submit them all; all must be taken. */
 void items_submit(struct weir_queue *queue, struct item *items, size_t count);
 /* Every read succeeded in full, with the device's pattern. */

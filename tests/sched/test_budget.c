@@ -95,7 +95,10 @@ static bool all_done(const struct item *items, size_t count)
 static void run_limits(uint64_t engine_bytes, uint32_t engine_ops, uint64_t queue_bytes,
                        uint32_t flags)
 {
-    enum { EACH = 400, QUEUES = 3 };
+    enum {
+        EACH = 400,
+        QUEUES = 3
+    };
     struct item *items = items_new(QUEUES * EACH);
     struct test_rng rng = { test_seed() + 3 };
     struct weir_queue *queues[QUEUES];
@@ -105,9 +108,9 @@ static void run_limits(uint64_t engine_bytes, uint32_t engine_ops, uint64_t queu
     limits_rig(&rig, &limits, engine_bytes, engine_ops, queue_bytes, flags);
     queues[0] = rig.queue;
     for (int i = 1; i < QUEUES; i++)
-        queues[i] = rig_queue(&rig, &(struct weir_queue_options){ .device_bytes = queue_bytes,
-                                                                  .backlog = 4000,
-                                                                  .flags = flags });
+        queues[i] =
+            rig_queue(&rig, &(struct weir_queue_options){
+                                .device_bytes = queue_bytes, .backlog = 4000, .flags = flags });
     read_some(&rig, items, QUEUES * EACH, &rng, 200 * KIB);
     for (int i = 0; i < QUEUES; i++)
         items_submit(queues[i], items + i * EACH, EACH);
@@ -150,7 +153,10 @@ static void budget__queue_bytes_are_never_exceeded(void **state)
 /* Those that have one each still have it when the engine allows fewer than there are queues. */
 static void budget__one_operation_a_queue_is_always_allowed(void **state)
 {
-    enum { QUEUES = 5, EACH = 50 };
+    enum {
+        QUEUES = 5,
+        EACH = 50
+    };
     struct item *items = items_new(QUEUES * EACH);
     struct test_rng rng = { test_seed() + 4 };
     struct weir_queue *queues[QUEUES];
@@ -210,7 +216,9 @@ static void budget__an_operation_larger_than_all_of_it_runs_alone(void **state)
 /* One queue fills the device up to the engine's limit, and its owner never comes back. */
 static void budget__a_queue_that_nobody_runs_does_not_stop_others(void **state)
 {
-    enum { EACH = 200 };
+    enum {
+        EACH = 200
+    };
     struct item *items = items_new(2 * EACH);
     struct test_rng rng = { test_seed() + 5 };
     struct weir_queue *left_alone;
@@ -221,8 +229,8 @@ static void budget__a_queue_that_nobody_runs_does_not_stop_others(void **state)
     (void)state;
     for (int kind = 0; kind < 2; kind++) {
         limits_rig(&rig, &limits, kind ? 0 : MIB, kind ? 8 : 0, 0, WEIR_QUEUE_NO_MERGE);
-        left_alone = rig_queue(&rig, &(struct weir_queue_options){
-                                         .flags = WEIR_QUEUE_NO_MERGE });
+        left_alone =
+            rig_queue(&rig, &(struct weir_queue_options){ .flags = WEIR_QUEUE_NO_MERGE });
         read_some(&rig, items, 2 * EACH, &rng, 60 * KIB);
         items_submit(left_alone, items + EACH, EACH);
         check(weir_queue_run(left_alone) >= 0);
@@ -244,7 +252,9 @@ static void budget__a_queue_that_nobody_runs_does_not_stop_others(void **state)
  * these are done and nobody takes them, and the others go on at full depth. */
 static void budget__is_given_back_at_completion(void **state)
 {
-    enum { EACH = 100 };
+    enum {
+        EACH = 100
+    };
     struct item *items = items_new(2 * EACH);
     struct weir_queue *second;
     struct limits limits;
@@ -280,7 +290,9 @@ static int64_t half_fail(struct test_device *device, const struct device_op *ent
 
 static void budget__nothing_is_lost_by_failures(void **state)
 {
-    enum { EACH = 300 };
+    enum {
+        EACH = 300
+    };
     struct item *items = items_new(EACH);
     struct weir_queue *second;
     struct limits limits;

@@ -10,7 +10,9 @@
 
 static void close__answers_a_full_backlog(void **state)
 {
-    enum { MOST = 3000 };
+    enum {
+        MOST = 3000
+    };
     struct item *items = items_new(MOST);
     struct weir_job *jobs[MOST];
     struct rig rig;
@@ -96,7 +98,9 @@ static void close__cancels_what_hangs(void **state)
 /* The array is taken piece by piece, as the queue has room. */
 static void submit__an_array_larger_than_the_backlog(void **state)
 {
-    enum { MOST = 5000 };
+    enum {
+        MOST = 5000
+    };
     struct weir_queue_options options = { .depth = 4, .backlog = 100 };
     struct item *items = items_new(MOST);
     struct weir_job *jobs[MOST];

@@ -57,9 +57,9 @@ static void check_parts(const struct weir_queue_options *options, const struct p
     if (got != want)
         fail_msg("line %d: %zu operations, not %zu", line, got, want);
 }
-#define CHECK_PARTS(options, want, ...)                               \
-    do {                                                              \
-        const struct part parts_[] = { __VA_ARGS__ };                 \
+#define CHECK_PARTS(options, want, ...)                                  \
+    do {                                                                 \
+        const struct part parts_[] = { __VA_ARGS__ };                    \
         check_parts((options), parts_, COUNT(parts_), (want), __LINE__); \
     } while (0)
 
@@ -187,7 +187,8 @@ static void merge__can_be_switched_off(void **state)
     CHECK_PARTS(NULL, 2, { .offset = 0, .len = 4096, .flags = WEIR_JOB_ALONE },
                 { .offset = 4096, .len = 4096 });
     CHECK_PARTS(NULL, 2, { .offset = 0, .len = 4096 },
-                { .offset = 4096, .len = 4096, .flags = WEIR_JOB_ALONE }, { .offset = 8192, .len = 4096 });
+                { .offset = 4096, .len = 4096, .flags = WEIR_JOB_ALONE },
+                { .offset = 8192, .len = 4096 });
     CHECK_PARTS(NULL, 2, { .offset = 0, .len = 4096, .write = 1, .flags = WEIR_JOB_ALONE },
                 { .offset = 4096, .len = 4096, .write = 1 });
 }
@@ -211,7 +212,9 @@ static void merge__reads_that_overlap_get_the_same_bytes(void **state)
 /* READV jobs may have pieces of their own, and take part or not, but must come out right. */
 static void merge__vectored_reads_are_right(void **state)
 {
-    enum { COUNT_ = 40 };
+    enum {
+        COUNT_ = 40
+    };
     struct item *items = items_new(COUNT_);
     struct iovec iov[COUNT_][3];
     struct rig rig;
@@ -257,7 +260,10 @@ static void shuffle(uint32_t *order, size_t count, struct test_rng *rng)
 /* 4 KiB reads with 4 KiB gaps, shuffled in windows of 256. */
 static void merge__scattered_windows_take_one_operation_for_twenty(void **state)
 {
-    enum { WINDOW = 256, WINDOWS = 32 };
+    enum {
+        WINDOW = 256,
+        WINDOWS = 32
+    };
     static const uint32_t depths[] = { 1, 8, 128 };
     struct item *items = items_new(WINDOW);
     struct test_rng rng = { test_seed() + 6 };
@@ -352,7 +358,10 @@ static void merge__writes_only_where_they_touch(void **state)
 /* Writes that overlap end as they would one after the other, whatever is merged and reordered. */
 static void merge__overlapping_writes_keep_their_order(void **state)
 {
-    enum { COUNT_ = 150, SIZE = 64 * 1024 };
+    enum {
+        COUNT_ = 150,
+        SIZE = 64 * 1024
+    };
     static uint8_t model[SIZE];
     struct item *items = items_new(COUNT_);
     struct test_rng rng = { test_seed() + 7 };
@@ -616,7 +625,10 @@ static int64_t run_many(struct rig *rig, struct weir_range *ranges, size_t count
 
 static void many__any_ranges_each_with_its_result(void **state)
 {
-    enum { MOST = 600, BYTES = 1000000 };
+    enum {
+        MOST = 600,
+        BYTES = 1000000
+    };
     struct weir_range *ranges = calloc(MOST, sizeof(*ranges));
     struct test_rng rng = { test_seed() + 8 };
     struct probe probe;
@@ -625,8 +637,8 @@ static void many__any_ranges_each_with_its_result(void **state)
     (void)state;
     for (int round = 0; round < 60; round++) {
         struct weir_queue_options options = { .depth = round % 2 ? 1 : 16,
-                                              .flags = round % 7 == 6 ? WEIR_QUEUE_NO_MERGE
-                                                                      : 0 };
+                                              .flags =
+                                                  round % 7 == 6 ? WEIR_QUEUE_NO_MERGE : 0 };
         size_t count = round % 3 ? 1 + rng_below(&rng, MOST) : 1 + rng_below(&rng, 4);
         size_t most = round % 5 ? 5000 : 700000;
         int64_t sum = 0;
@@ -650,7 +662,7 @@ static void many__any_ranges_each_with_its_result(void **state)
         got = run_many(&rig, ranges, count, &probe);
         for (size_t i = 0; i < count; i++) {
             uint64_t offset = ranges[i].offset;
-            uint64_t want = offset >= BYTES                   ? 0
+            uint64_t want = offset >= BYTES                  ? 0
                             : BYTES - offset < ranges[i].len ? BYTES - offset
                                                              : ranges[i].len;
 
@@ -668,7 +680,9 @@ static void many__any_ranges_each_with_its_result(void **state)
 
 static void many__ranges_are_merged(void **state)
 {
-    enum { COUNT_ = 1024 };
+    enum {
+        COUNT_ = 1024
+    };
     struct weir_range *ranges = calloc(COUNT_, sizeof(*ranges));
     uint8_t *bytes = malloc(COUNT_ * 4096);
     struct test_rng rng = { test_seed() + 9 };
@@ -681,8 +695,8 @@ static void many__ranges_are_merged(void **state)
     rig.device.width = 8;
     shuffle(order, COUNT_, &rng);
     for (uint32_t i = 0; i < COUNT_; i++)
-        ranges[i] = (struct weir_range){ bytes + i * 4096, 4096, order[i] * UINT64_C(8192), -1,
-                                         { 0 } };
+        ranges[i] =
+            (struct weir_range){ bytes + i * 4096, 4096, order[i] * UINT64_C(8192), -1, { 0 } };
     check_code(run_many(&rig, ranges, COUNT_, &probe), COUNT_ * 4096);
     for (uint32_t i = 0; i < COUNT_; i++) {
         check_code(ranges[i].result, 4096);
@@ -698,7 +712,9 @@ static void many__ranges_are_merged(void **state)
 
 static void many__one_bad_range_fails_alone(void **state)
 {
-    enum { COUNT_ = 50 };
+    enum {
+        COUNT_ = 50
+    };
     struct weir_range ranges[COUNT_];
     uint8_t *bytes = malloc(COUNT_ * 4096);
     struct probe probe;
@@ -708,8 +724,9 @@ static void many__one_bad_range_fails_alone(void **state)
     rig_open(&rig, NULL, NULL);
     rig.device.fault = bad_byte;
     for (uint32_t i = 0; i < COUNT_; i++)
-        ranges[i] = (struct weir_range){ bytes + i * 4096, 4096,
-                                         (COUNT_ - 1 - i) * UINT64_C(4096), -1, { 0 } };
+        ranges[i] = (struct weir_range){
+            bytes + i * 4096, 4096, (COUNT_ - 1 - i) * UINT64_C(4096), -1, { 0 }
+        };
     check_code(run_many(&rig, ranges, COUNT_, &probe), -EIO);
     check_code((int64_t)probe.transferred, (COUNT_ - 1) * 4096);
     check_code(probe.error.code, -EIO);
@@ -726,7 +743,9 @@ static void many__one_bad_range_fails_alone(void **state)
 
 static void many__can_be_cancelled_in_the_middle(void **state)
 {
-    enum { COUNT_ = 200 };
+    enum {
+        COUNT_ = 200
+    };
     struct weir_queue_options options = { .depth = 2, .flags = WEIR_QUEUE_NO_MERGE };
     struct weir_range ranges[COUNT_];
     uint8_t *bytes = malloc(COUNT_ * 4096);
@@ -739,8 +758,8 @@ static void many__can_be_cancelled_in_the_middle(void **state)
 
         rig_open(&rig, NULL, &options);
         for (uint32_t i = 0; i < COUNT_; i++)
-            ranges[i] = (struct weir_range){ bytes + i * 4096, 4096, i * UINT64_C(65536), -1,
-                                             { 0 } };
+            ranges[i] =
+                (struct weir_range){ bytes + i * 4096, 4096, i * UINT64_C(65536), -1, { 0 } };
         weir_job_prepare(&probe.job, WEIR_OP_READ_MANY, rig.file, probe_done, &probe);
         probe.job.buf = ranges;
         probe.job.len = COUNT_;

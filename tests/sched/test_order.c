@@ -19,7 +19,9 @@ static const struct weir_queue_options one_by_one = {
 
 static void order__is_first_come_inside_a_class(void **state)
 {
-    enum { COUNT_ = 2000 };
+    enum {
+        COUNT_ = 2000
+    };
     struct weir_queue_options options = one_by_one;
     struct test_rng rng = { test_seed() };
     struct rig rig;
@@ -71,7 +73,9 @@ enum sequence_kind {
 
 static void order__follows_the_sequence_and_then_first_come(void **state)
 {
-    enum { COUNT_ = 6000 };
+    enum {
+        COUNT_ = 6000
+    };
     static struct expected expected[COUNT_];
     struct test_rng rng = { test_seed() + 1 };
     struct rig rig;
@@ -134,7 +138,9 @@ static void order__a_late_job_with_a_low_number_goes_before_those_that_wait(void
 
 static void order__cancelled_and_expired_jobs_leave_the_rest_in_order(void **state)
 {
-    enum { COUNT_ = 600 };
+    enum {
+        COUNT_ = 600
+    };
     struct rig rig;
     struct item *items = items_new(COUNT_);
     size_t at = 0;
@@ -246,7 +252,7 @@ static void order__the_rest_of_a_short_read_goes_first(void **state)
 /* --- classes --------------------------------------------------------------------------------- */
 
 static const uint32_t weights[WEIR_CLASSES] = {
-    [WEIR_CLASS_SYNC] = 64,   [WEIR_CLASS_FOREGROUND] = 32, [WEIR_CLASS_BATCH] = 8,
+    [WEIR_CLASS_SYNC] = 64,    [WEIR_CLASS_FOREGROUND] = 32, [WEIR_CLASS_BATCH] = 8,
     [WEIR_CLASS_PREFETCH] = 4, [WEIR_CLASS_BACKGROUND] = 2,
 };
 
@@ -295,7 +301,9 @@ static void load_submit(struct load_job *self, uint32_t io_class)
 static void run_shares(uint32_t depth, uint32_t classes, size_t size, double tolerance,
                        double low_tolerance)
 {
-    enum { EACH = 24 };
+    enum {
+        EACH = 24
+    };
     struct weir_queue_options options = one_by_one;
     struct load_job *jobs = calloc(EACH * WEIR_CLASSES, sizeof(*jobs));
     struct load load = { .rng = { test_seed() + 2 }, .left = 256 * MIB, .size = size };

@@ -151,7 +151,10 @@ static int64_t always(struct test_device *device, const struct device_op *entry)
  */
 static void retry__has_a_budget(void **state)
 {
-    enum { COUNT_ = 20000, LOT = 1000 };
+    enum {
+        COUNT_ = 20000,
+        LOT = 1000
+    };
     static const int codes[] = { -EIO, -EAGAIN, -EBUSY };
     struct item *items = items_new(LOT);
     struct rig rig;
@@ -204,7 +207,10 @@ static int64_t now_and_then(struct test_device *device, const struct device_op *
 
 static void retry__is_not_refused_where_little_fails(void **state)
 {
-    enum { LOT = 1000, LOTS = 30 };
+    enum {
+        LOT = 1000,
+        LOTS = 30
+    };
     struct test_rng rng = { test_seed() + 10 };
     struct item *items = items_new(LOT);
     struct weir_stats stats;

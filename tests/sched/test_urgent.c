@@ -69,8 +69,7 @@ static void law_watch(struct test_device *device, const struct device_op *entry)
     law->low_starts_urgent++;
     if (low_ops > 1)
         fail_msg("%zu operations that give way at the device, %llu us after urgent work",
-                 (size_t)low_ops,
-                 (unsigned long long)(device->now_ns - law->urgent_ns) / 1000);
+                 (size_t)low_ops, (unsigned long long)(device->now_ns - law->urgent_ns) / 1000);
     if (entry->bytes > LOW_BYTES)
         fail_msg("%zu bytes that give way at the device", (size_t)entry->bytes);
 }
@@ -133,7 +132,9 @@ static void urgent__lower_classes_have_one_small_operation(void **state)
 {
     static const uint32_t urgent_classes[] = { WEIR_CLASS_FOREGROUND, WEIR_CLASS_SYNC };
     static const uint32_t low_classes[] = { WEIR_CLASS_BATCH, WEIR_CLASS_BACKGROUND };
-    enum { COUNT_ = 600 };
+    enum {
+        COUNT_ = 600
+    };
     struct steady steady;
     struct law law;
     struct rig rig;
@@ -162,7 +163,9 @@ static void urgent__lower_classes_have_one_small_operation(void **state)
 /* Nothing happens any more, and yet the queue goes on by itself when the time has come. */
 static void urgent__full_depth_again_after_ten_milliseconds(void **state)
 {
-    enum { COUNT_ = 120 };
+    enum {
+        COUNT_ = 120
+    };
     struct item *items = items_new(COUNT_);
     struct item urgent = { .len = 0 };
     struct law law;
@@ -176,7 +179,8 @@ static void urgent__full_depth_again_after_ten_milliseconds(void **state)
         law_rig(&rig, &law, WEIR_QUEUE_NO_MERGE);
         /* Of what gives way only one gets through meanwhile. */
         rig.device.latency_ns = 8 * TEST_MS;
-        queue = other ? rig_queue(&rig, &(struct weir_queue_options){ .depth = 32 }) : rig.queue;
+        queue =
+            other ? rig_queue(&rig, &(struct weir_queue_options){ .depth = 32 }) : rig.queue;
         item_read(&rig, &urgent, WEIR_CLASS_FOREGROUND, 0, 4096);
         items_submit(queue, &urgent, 1);
         check_code(weir_queue_wait(queue, 1, WEIR_FOREVER), 1);
@@ -249,7 +253,9 @@ static void urgent__large_reads_and_writes_are_cut(void **state)
 
 static void urgent__counts_across_queues(void **state)
 {
-    enum { COUNT_ = 800 };
+    enum {
+        COUNT_ = 800
+    };
     struct item *items = items_new(COUNT_);
     struct weir_queue *queues[2];
     struct steady steady;
@@ -289,7 +295,9 @@ static unsigned count_done(const struct item *items, size_t count)
 
 static void urgent__two_lower_queues_both_go_on(void **state)
 {
-    enum { COUNT_ = 600 };
+    enum {
+        COUNT_ = 600
+    };
     struct item *items = items_new(2 * COUNT_);
     struct weir_queue *queues[3];
     struct steady steady;
@@ -327,7 +335,9 @@ static void urgent__two_lower_queues_both_go_on(void **state)
  * waits, and nobody ever runs it again. */
 static void urgent__a_queue_that_nobody_runs_does_not_stop_another(void **state)
 {
-    enum { COUNT_ = 100 };
+    enum {
+        COUNT_ = 100
+    };
     struct item *items = items_new(2 * COUNT_);
     struct weir_queue *queues[3];
     struct steady steady;
@@ -364,7 +374,9 @@ static void urgent__a_queue_that_nobody_runs_does_not_stop_another(void **state)
 /* The worse case: it holds the place itself, since its completion is never looked at. */
 static void urgent__a_completion_that_nobody_reaps_does_not_stop_another(void **state)
 {
-    enum { COUNT_ = 100 };
+    enum {
+        COUNT_ = 100
+    };
     struct item *items = items_new(2 * COUNT_);
     struct weir_queue *queues[3];
     struct steady steady;

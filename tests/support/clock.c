@@ -162,7 +162,8 @@ static struct device_op *add_entry(struct test_device *device, const struct wi_o
     return entry;
 }
 
-static uint64_t device_start(struct wi_null_device *base, const struct wi_op *op, uint64_t now_ns)
+static uint64_t device_start(struct wi_null_device *base, const struct wi_op *op,
+                             uint64_t now_ns)
 {
     struct test_device *device = device_of(base);
     struct device_op *entry = add_entry(device, op);
@@ -227,7 +228,7 @@ void test_device_init(struct test_device *device)
         .latency_ns = 100 * TEST_US,
         .seed = 7,
         .disk_size = UINT64_MAX,
-        .now_ns = 3600 * WI_SEC_NS,
+        .now_ns = 3600 * (uint64_t)WI_SEC_NS,
     };
     device->script = (struct wi_null_script){ .seed = test_seed(), .device = &device->device };
 }
