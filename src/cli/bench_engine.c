@@ -105,6 +105,9 @@ static int open_file(struct bench_base *base)
         rc = open_in_memory(base, flags, &error);
     else
         rc = weir_file_open(base->engine, NULL, plan->path, flags, 0, &base->file, &error);
+    /* Blocking readers have no queue that could be told not to look ahead. */
+    if (rc == 0 && plan->cache_bytes != 0 && plan->no_prefetch)
+        rc = weir_file_advise(base->file, WEIR_ADVICE_RANDOM, 0, 0, &error);
     if (rc != 0)
         say_why("", rc, &error, plan->direct ? "; without --direct it may work" : "");
     return rc;

@@ -622,6 +622,11 @@ void wi_cached_loaded(struct weir_queue *queue, struct weir_job *job, int64_t re
     cached->free_count++;
     if (--queue->files[file->index].loads == 0)
         wi_file_unhold(file);
-    while ((link = wi_list_pop_front(&cached->starved)) != NULL)
-        wi_queue_requeue(queue, job_of_tail(WI_CONTAINER_OF(link, struct job_tail, link)), false);
+    /* One has room now. The last load brings all, or nobody would come for those it leaves. */
+    do {
+        link = wi_list_pop_front(&cached->starved);
+        if (link)
+            wi_queue_requeue(queue, job_of_tail(WI_CONTAINER_OF(link, struct job_tail, link)),
+                             false);
+    } while (link && wi_cached_is_idle(queue));
 }

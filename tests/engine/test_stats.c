@@ -350,6 +350,8 @@ static void free_page(struct page *page)
 static const struct sample *find_sample(const struct page *page, const char *name,
                                         const char *labels, const char *le)
 {
+    static const struct sample none;
+
     for (size_t i = 0; i < page->count; i++) {
         const struct sample *sample = &page->samples[i];
 
@@ -359,7 +361,7 @@ static const struct sample *find_sample(const struct page *page, const char *nam
     }
     (void)fprintf(stderr, "there is no %s{%s}\n", name, labels);
     check(false);
-    return NULL;
+    return &none;
 }
 
 /* --- Prometheus ------------------------------------------------------------------------------- */

@@ -137,6 +137,7 @@ static void store(const char *path, const void *bytes, size_t len)
 
 static const struct weir_trace_record *find(const struct all *all, uint64_t offset)
 {
+    static const struct weir_trace_record none;
     const struct weir_trace_record *found = NULL;
 
     for (size_t i = 0; i < all->count; i++) {
@@ -146,7 +147,7 @@ static const struct weir_trace_record *find(const struct all *all, uint64_t offs
         found = &all->records[i];
     }
     check(found != NULL);
-    return found;
+    return found ? found : &none;
 }
 
 /* Each job has one record, and each blocking call, with what it was and how it ended. */
