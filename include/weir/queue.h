@@ -141,7 +141,8 @@ WEIR_API int weir_queue_cancel(struct weir_queue *queue, uint64_t job_id);
 
 /*
  * Give up ownership, so that the next thread to use the queue becomes its owner. Only with
- * nothing taken and nothing posted: else -EBUSY. -EMFILE or -ENOMEM if the next owner could
+ * nothing taken and nothing posted, and with nothing at the device that was read ahead for the
+ * block cache (it is given up, but the kernel may take a moment): else -EBUSY. -EMFILE or -ENOMEM if the next owner could
  * have no ring; then nothing has changed. Thread: owner. Blocks: never.
  */
 WEIR_API int weir_queue_rebind(struct weir_queue *queue);
@@ -165,7 +166,8 @@ enum weir_job_state {
     WEIR_STATE_LOADING = 4 /* waiting for a block of the cache */
 };
 /*
- * Write up to `max` entries to `list`, in no order. Each entry is
+ * Write up to `max` entries to `list`, in no order. What the queue reads for the block cache, and the
+ * ranges of a READ_MANY, are listed too; weir_queue_wait() does not wait for the former. Each entry is
  * consistent in itself; jobs that start or end meanwhile may be missing.
  * Returns how many were written. Thread: any. Blocks: never.
  */

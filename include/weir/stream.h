@@ -50,7 +50,8 @@ struct weir_stream_options {
 /*
  * Open a stream on `queue`, which must stay open longer. `options` may be NULL: the whole file in
  * order. Returns 0, -EINVAL, -EBADF, -ENOMEM.
- * Thread: the queue's owner. Blocks: never. Allocates: all that it will need.
+ * Thread: the queue's owner. Blocks: on I/O, to ask for the size of a file that is not cached.
+ * Allocates: all that it will need.
  */
 WEIR_API int weir_stream_open(struct weir_queue *queue, struct weir_file *file,
                               const struct weir_stream_options *options,

@@ -503,6 +503,8 @@ int wi_cache_load_begin_locked(struct wi_cache *cache, struct shard *shard,
     frame->block = block;
     frame->node = (struct wi_policy_node){ .hash = hash, .cost = 1 };
     wi_list_init(&frame->node.link);
+    if (cache->ttl_ns != 0) /* from now on what is read may be as old as this */
+        frame->loaded_ns = wi_os_now(cache->engine->os);
     shard->ahead_count += is_ahead;
     ticket->frame = frame;
     ticket->file = file;
@@ -578,8 +580,6 @@ static bool publish_locked(struct wi_cache *cache, struct shard *shard,
     }
     if (wi_cache_find_locked(cache, shard, file, ticket->block, hash))
         return false; /* another load was first */
-    if (cache->ttl_ns != 0)
-        frame->loaded_ns = wi_os_now(cache->engine->os);
     table_insert(cache, shard, frame);
     shard->blocks++;
     if (wanted) {
@@ -606,7 +606,7 @@ void wi_cache_load_end(struct wi_cache *cache, struct wi_load_ticket *ticket, in
     frame->len = len > 0 ? (uint32_t)len : 0;
     if (len > 0) {
         if (frame->len < cache->block_size)
-            wi_cache_file_take_tail(cache, file, ticket->block);
+            wi_cache_file_take_tail(cache, ticket);
         wi_cache_file_raise_top(file, ticket->block);
     }
     wi_mutex_lock(&shard->mu);

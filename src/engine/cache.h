@@ -35,7 +35,7 @@ void wi_cache_stats(struct wi_cache *cache, struct weir_stats *stats); /* fills 
 /* A handle of a cached file was opened; revalidates, sets file->cache_file. Returns 0 or an error.
  * Blocks: on I/O (statx). */
 int wi_cache_file_open(struct wi_cache *cache, struct weir_file *file);
-/* Before the descriptor is closed. Blocks: on I/O. */
+/* Nobody uses the file any more: blocking calls on it have ended, and so have the loads of queues. */
 void wi_cache_file_close(struct wi_cache *cache, struct weir_file *file);
 
 /* Where the file is known to end: at open, and by what was written and truncated since. */
@@ -133,9 +133,11 @@ void wi_cache_write_begin(struct wi_cache *cache, struct weir_file *file, uint64
 void wi_cache_write_end(struct wi_cache *cache, struct weir_file *file, uint64_t offset,
                         uint64_t len, const struct iovec *iov, size_t iov_count,
                         int64_t result);
-/* Truncate to `size`, or allocate up to it: before and after the system call. */
+/* Truncate to `size`, or allocate up to it: before and after the system call, with its result. If it
+ * failed, blocks are kept but for a short one. */
 void wi_cache_resize_begin(struct wi_cache *cache, struct weir_file *file, uint64_t size);
-void wi_cache_resize_end(struct wi_cache *cache, struct weir_file *file, uint64_t size);
+void wi_cache_resize_end(struct wi_cache *cache, struct weir_file *file, uint64_t size,
+                         int64_t result);
 
 /* Drop the blocks of [offset, offset + len) that are not pinned (pinned ones are no longer
  * found). */

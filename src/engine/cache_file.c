@@ -23,14 +23,16 @@
  * The tail     There is at most one short block of a file in the cache, and `tail` says
  *              which, so whoever makes the file longer knows what to drop. A load that is
  *              short sets `tail` first and then looks at `grow`; who makes the file longer
- *              moves `grow` on and then looks at `tail`: one of them sees the other. `top`
+ *              moves `grow` on and then looks at `tail`: one of them sees the other. Changing
+ *              `tail` and dropping the block that it named is one step, under the file's lock,
+ *              also for a writer that only looks whether there is one to drop. `top`
  *              and `cut` work together in the same way. All of these are sequentially
  *              consistent.
  * Known        `known` is a length that the file is sure to have, as far as our own calls go.
  *              A write that ends below it doesn't make the file longer. Too low does no harm.
  *              It is raised by what was seen to be there, unless a truncate came in between,
  *              and lowered by truncates, which count themselves first; both under the file's
- *              lock.
+ *              lock. Raising it moves `grow`, for the write that it was may not have ended.
  *
  * Changes by others are looked for when a handle is opened: if size or times are not those
  * that were seen, all blocks go. They also go if we wrote ourselves since then, for our
@@ -101,12 +103,32 @@ static void drop_blocks(struct wi_cache *cache, struct wi_cache_file *file, uint
         sweep_shard(cache, &cache->shards[i], file, first, end);
 }
 
-static void drop_tail(struct wi_cache *cache, struct wi_cache_file *file, uint64_t tail)
+/*
+ * The file goes on behind the block that was its last, if that is before `last`. It is the tail no more
+ * before it is dropped, so a load that is about to publish it is either seen, or sees that. The
+ * lock is held until it is dropped: who finds no tail to drop can rely on it.
+ */
+static void drop_tail(struct wi_cache *cache, struct wi_cache_file *file, uint64_t last)
 {
-    if (tail == NO_BLOCK)
-        return;
-    drop_block(cache, file, tail);
-    atomic_compare_exchange_strong(&file->tail, &tail, NO_BLOCK);
+    uint64_t tail;
+
+    wi_mutex_lock(&file->mu);
+    tail = atomic_load(&file->tail);
+    if (tail != NO_BLOCK && tail < last &&
+        atomic_compare_exchange_strong(&file->tail, &tail, NO_BLOCK))
+        drop_block(cache, file, tail);
+    wi_mutex_unlock(&file->mu);
+}
+
+/*
+ * A write that ends below `known` doesn't move `grow`. So if it was the write that made the file so
+ * long, and not ended yet, whoever sees that does it instead, before he says so.
+ */
+static void set_known(struct wi_cache_file *file, uint64_t known) WI_REQUIRES(file->mu)
+{
+    if (known > atomic_load(&file->known))
+        atomic_fetch_add(&file->grow, 1);
+    atomic_store(&file->known, known);
 }
 
 /* `size` NO_BLOCK: nothing is known to be cut off. */
@@ -147,7 +169,7 @@ void wi_cache_file_learn(struct wi_cache *cache, const struct wi_load_ticket *ti
     wi_mutex_lock(&file->mu);
     if (atomic_load(&file->cut) == ticket->versions[2]) {
         if (is_full == (end > atomic_load(&file->known)))
-            atomic_store(&file->known, end);
+            set_known(file, end);
         if (!is_full && atomic_load(&file->grow) == ticket->versions[1])
             atomic_store(&file->end, wi_min_u64(end, atomic_load(&file->end)));
     }
@@ -161,12 +183,20 @@ uint64_t wi_cache_file_end(struct wi_cache *cache, const struct weir_file *handl
                       atomic_load(&handle->cache_file->end));
 }
 
-void wi_cache_file_take_tail(struct wi_cache *cache, struct wi_cache_file *file, uint64_t block)
+void wi_cache_file_take_tail(struct wi_cache *cache, const struct wi_load_ticket *ticket)
 {
-    uint64_t old = atomic_exchange(&file->tail, block);
+    struct wi_cache_file *file = ticket->file->cache_file;
 
-    if (old != NO_BLOCK && old != block)
-        drop_block(cache, file, old);
+    wi_mutex_lock(&file->mu);
+    /* One that will not be published must not hide the tail that there is. */
+    if (atomic_load(&file->grow) == ticket->versions[1] &&
+        atomic_load(&file->cut) == ticket->versions[2]) {
+        uint64_t old = atomic_exchange(&file->tail, ticket->block);
+
+        if (old != NO_BLOCK && old != ticket->block)
+            drop_block(cache, file, old);
+    }
+    wi_mutex_unlock(&file->mu);
 }
 
 /* ---- opening --------------------------------------------------------------------------- */
@@ -194,7 +224,7 @@ static struct wi_cache_file *make_file(uint64_t device, uint64_t inode)
         return NULL;
     file->device = device;
     file->inode = inode;
-    wi_mutex_init(&file->mu, WI_RANK_LAST);
+    wi_mutex_init(&file->mu, WI_RANK_CACHE_FILE);
     wi_list_init(&file->idle);
     atomic_init(&file->tail, NO_BLOCK);
     for (uint32_t i = 0; i < CACHE_READERS; i++) {
@@ -240,7 +270,7 @@ static void revalidate(struct wi_cache *cache, struct wi_cache_file *file,
     file->seen_changes = changes;
     wi_mutex_lock(&file->mu);
     if (atomic_load(&file->changes) == changes)
-        atomic_store(&file->known, st->stx_size);
+        set_known(file, st->stx_size);
     /* A device doesn't say how long it is. */
     atomic_store(&file->end, S_ISREG(st->stx_mode) ? st->stx_size : (uint64_t)INT64_MAX);
     wi_mutex_unlock(&file->mu);
@@ -400,11 +430,15 @@ void wi_cache_write_begin(struct wi_cache *cache, struct weir_file *handle, uint
                           uint64_t len)
 {
     struct wi_cache_file *file = handle->cache_file;
+    uint32_t token;
     uint64_t block;
     uint64_t last;
 
     if (!blocks_of(cache, offset, len, &block, &last))
         return;
+    do
+        token = atomic_fetch_add_explicit(&cache->writes, 1, memory_order_relaxed) + 1;
+    while (token == NO_WRITER);
     atomic_fetch_add(&file->changes, 1);
     note_growth(file, offset + len);
     for (; block <= last; block++) {
@@ -415,8 +449,10 @@ void wi_cache_write_begin(struct wi_cache *cache, struct weir_file *handle, uint
         wi_mutex_lock(&shard->mu);
         version = version_of(shard, hash);
         version->number++;
-        if (version->writers++ > 0)
-            version->conflict = 1;
+        if (version->writers++ == 0)
+            version->writer = token;
+        else if (version->writer != token)
+            version->writer = NO_WRITER;
         wi_mutex_unlock(&shard->mu);
     }
 }
@@ -474,15 +510,14 @@ static void end_block(struct wi_cache *cache, struct wi_cache_file *file,
 
     wi_mutex_lock(&shard->mu);
     frame = wi_cache_find_locked(cache, shard, file, piece->block, hash);
-    if (frame &&
-        (!whole || version->conflict || !update_in_place(cache, shard, frame, piece))) {
+    if (frame && (!whole || version->writer == NO_WRITER ||
+                  !update_in_place(cache, shard, frame, piece))) {
         wi_cache_drop_locked(cache, shard, frame);
         shard->invalidated++;
     }
     WEIR_DCHECK(version->writers > 0);
     version->number++;
-    if (--version->writers == 0)
-        version->conflict = 0;
+    version->writers--;
     wi_mutex_unlock(&shard->mu);
 }
 
@@ -504,7 +539,6 @@ void wi_cache_write_end(struct wi_cache *cache, struct weir_file *handle, uint64
     struct piece piece = { .cursor = &cursor };
     uint64_t at = offset;
     uint64_t last;
-    uint64_t tail;
 
     if (!blocks_of(cache, offset, len, &piece.block, &last))
         return;
@@ -520,12 +554,9 @@ void wi_cache_write_end(struct wi_cache *cache, struct weir_file *handle, uint64
             cursor_skip(&cursor, end - at);
         at = end;
     }
-    /* The file goes on behind the block that was its last. */
-    tail = atomic_load(&file->tail);
     if (whole)
         raise_end(file, offset + len);
-    if (tail != NO_BLOCK && tail < last)
-        drop_tail(cache, file, tail);
+    drop_tail(cache, file, last);
     atomic_fetch_add(&file->changes, 1);
 }
 
@@ -539,15 +570,19 @@ void wi_cache_resize_begin(struct wi_cache *cache, struct weir_file *handle, uin
     move_cut(file, size);
 }
 
-void wi_cache_resize_end(struct wi_cache *cache, struct weir_file *handle, uint64_t size)
+void wi_cache_resize_end(struct wi_cache *cache, struct weir_file *handle, uint64_t size,
+                         int64_t result)
 {
     struct wi_cache_file *file = handle->cache_file;
 
     atomic_fetch_add(&file->grow, 1);
-    move_cut(file, size);
-    atomic_store(&file->end, size);
-    drop_tail(cache, file, atomic_load(&file->tail));
-    drop_blocks(cache, file, size >> cache->block_shift, UINT64_MAX);
+    move_cut(file, result < 0 ? UINT64_MAX : size);
+    /* Also after a failure: what was allocated until then may have made the file longer. */
+    drop_tail(cache, file, UINT64_MAX);
+    if (result >= 0) {
+        atomic_store(&file->end, size);
+        drop_blocks(cache, file, size >> cache->block_shift, UINT64_MAX);
+    }
     atomic_fetch_add(&file->changes, 1);
 }
 

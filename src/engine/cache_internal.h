@@ -42,8 +42,8 @@ _Static_assert(sizeof(struct wi_frame) == WI_CACHE_LINE, "a frame is one cache l
 /* What was written to the blocks that hash to it. */
 struct version {
     uint64_t number;
-    uint32_t writers;  /* under way */
-    uint32_t conflict; /* since there was none, two were at the same time */
+    uint32_t writers; /* blocks that are being written */
+    uint32_t writer;  /* by this write; NO_WRITER: by several since there was none */
 };
 
 struct shard {
@@ -109,6 +109,7 @@ struct wi_cache {
 
     struct stripe stripes[CACHE_STRIPES];
     struct wi_mutex views_mu; /* to move tokens from stripe to stripe */
+    _Atomic uint32_t writes;  /* begun so far, to tell them apart; relaxed */
 
     /* Buffers for blocks that find no frame. Guarded by bounce_mu. */
     struct wi_mutex bounce_mu;
@@ -124,7 +125,8 @@ struct wi_cache {
     uint64_t next_file;
 };
 
-#define NO_BLOCK UINT64_MAX
+#define NO_BLOCK  UINT64_MAX
+#define NO_WRITER 0u
 
 /* cache_file.c tells how these work together. */
 struct wi_cache_file {
@@ -151,7 +153,8 @@ struct wi_cache_file {
     _Atomic uint64_t top;     /* no block from here on is cached */
     _Atomic uint64_t known;   /* the file is at least so long; written under mu */
     _Atomic uint64_t end;     /* and probably so long: a hint */
-    struct wi_mutex mu;       /* with it `cut` and `known` change together */
+    /* With it `cut` and `known` change together, and `tail` and the block that it named. */
+    struct wi_mutex mu;
 
     /* Where blocking readers are expected to miss next: after one miss, and of those that
      * were right before, block << 8 | log2 of the blocks read ahead. Hints of cache_read.c,
@@ -256,9 +259,9 @@ void wi_cache_file_raise_top(struct wi_cache_file *file, uint64_t block);
 /* What a load that read `len` bytes says of the length of the file. */
 void wi_cache_file_learn(struct wi_cache *cache, const struct wi_load_ticket *ticket,
                          uint32_t len);
-/* A short block is to be published: it becomes the tail, and another one is dropped. */
-void wi_cache_file_take_tail(struct wi_cache *cache, struct wi_cache_file *file,
-                             uint64_t block);
+/* A short block is to be published, if it is still fresh: it becomes the tail, and another one is
+ * dropped. */
+void wi_cache_file_take_tail(struct wi_cache *cache, const struct wi_load_ticket *ticket);
 void wi_cache_files_fini(struct wi_cache *cache);
 
 /* cache_read.c: read a block that was not found, and pin it. The caller has called

@@ -140,6 +140,8 @@ bool wi_cached_is_idle(const struct weir_queue *queue)
     return !queue->cached || queue->cached->free_count == LOADS_MAX;
 }
 
+static void on_loaded(struct weir_job *job);
+
 /* ---- loads ------------------------------------------------------------------------------- */
 
 static struct wi_list *bucket_of(struct cached *cached, const struct weir_file *file,
@@ -180,7 +182,6 @@ struct wish {
 static struct load *begin_load(struct weir_queue *queue, const struct wish *wish, uint64_t block)
 {
     struct cached *cached = queue->cached;
-    struct queue_file *entry = &queue->files[wish->file->index];
     uint32_t flags =
         (wish->prefetch ? WI_LOAD_PREFETCH : 0) | (wish->once ? WI_LOAD_ONCE : 0);
     struct load *load;
@@ -207,12 +208,11 @@ static struct load *begin_load(struct weir_queue *queue, const struct wish *wish
     load->demanded = false;
     wi_list_push_front(bucket_of(cached, wish->file, block), &load->link);
 
-    weir_job_read(&load->job, wish->file, to, cached->block_size, block << cached->shift, NULL,
-                  NULL);
+    weir_job_read(&load->job, wish->file, to, cached->block_size, block << cached->shift,
+                  on_loaded, NULL);
     load->job.io_class = wish->io_class;
     load->job.sequence = wish->sequence;
-    if (entry->loads++ == 0)
-        wi_file_hold(wish->file);
+    wi_queue_begin_load(queue, wish->file);
     wi_queue_take(queue, &load->job, queue->now_ns, MARK_INTERNAL);
     return load;
 }
@@ -254,18 +254,6 @@ static bool next_piece(const struct weir_job *job, struct piece *ret_piece)
                                      iov[i].iov_len - skip };
         return true;
     }
-    if (job->op == WEIR_OP_READ_MANY) {
-        const struct job_tail *tail = tail_of((struct weir_job *)(uintptr_t)job);
-        const struct weir_range *range;
-
-        if (tail->wait.many_next == job->len)
-            return false;
-        range = wi_ranges_nth(job->buf, tail->wait.many_next);
-        *ret_piece = (struct piece){ range->offset + (uint64_t)range->result,
-                                     (unsigned char *)range->buf + range->result,
-                                     range->len - (uint64_t)range->result };
-        return true;
-    }
     if (skip == job->len)
         return false;
     *ret_piece = (struct piece){ job->offset + skip,
@@ -274,38 +262,23 @@ static bool next_piece(const struct weir_job *job, struct piece *ret_piece)
     return true;
 }
 
-/* `count` bytes of the piece were copied. `ended`: no more follows them in the file. Returns true if
- * the job has all it can get. */
-static bool advance(struct weir_job *job, uint64_t count, bool ended)
-{
-    struct job_tail *tail = tail_of(job);
-
-    job->transferred += count;
-    if (job->op == WEIR_OP_READ_MANY) {
-        struct weir_range *range = wi_ranges_nth(job->buf, tail->wait.many_next);
-
-        range->result += (int64_t)count;
-        if (ended || (uint64_t)range->result == range->len)
-            tail->wait.many_next++;
-        return false;
-    }
-    return ended;
-}
-
-static void end_job(struct weir_queue *queue, struct weir_job *job)
-{
-    if (job->op == WEIR_OP_READ_MANY)
-        wi_queue_finish_many(queue, job);
-    else
-        wi_queue_finish(queue, job, (int64_t)job->transferred);
-}
-
 static struct wish wish_of(const struct weir_job *job)
 {
     return (struct wish){ .file = job->file,
                           .sequence = job->sequence,
                           .io_class = job->io_class,
                           .once = (job->flags & WEIR_JOB_ONCE) != 0 };
+}
+
+/* What is read ahead for it is less urgent, and gives way if it does. */
+static struct wish ahead_of(const struct weir_job *job)
+{
+    struct wish wish = wish_of(job);
+
+    wish.prefetch = true;
+    wish.io_class = rank_gives_way(wi_drr_rank(job->io_class)) ? WEIR_CLASS_BACKGROUND
+                                                               : WEIR_CLASS_PREFETCH;
+    return wish;
 }
 
 /* ---- read-ahead -------------------------------------------------------------------------- */
@@ -333,45 +306,42 @@ static void follow_plan(struct weir_queue *queue, struct wi_prefetch *prefetch,
 static void observe(struct weir_queue *queue, struct weir_job *job, enum wi_prefetch_event event)
 {
     struct wi_prefetch *prefetch = queue->files[job->file->index].prefetch;
-    struct wish wish = wish_of(job);
+    struct wish wish = ahead_of(job);
     struct wi_prefetch_plan plan;
     uint64_t len = job->op == WEIR_OP_READV ? wi_iov_bytes(job->buf, job->len) : job->len;
 
     tail_of(job)->marks |= MARK_OBSERVED;
     prefetch->advice = atomic_load_explicit(&job->file->advice, memory_order_relaxed);
     /* Who reads ahead himself needs nobody to do it for him. */
-    if (!queue->can_prefetch || job->io_class == WEIR_CLASS_PREFETCH ||
-        job->op == WEIR_OP_READ_MANY || len == 0)
+    if (!queue->can_prefetch || job->io_class == WEIR_CLASS_PREFETCH || len == 0)
         return;
     wi_prefetch_observe(prefetch, job->offset, len, event, queue->now_ns,
                         wi_cache_file_end(queue->cached->cache, job->file), &plan);
     if (plan.count == 0)
         return;
-    wish.prefetch = true;
-    wish.io_class = rank_gives_way(wi_drr_rank(job->io_class)) ? WEIR_CLASS_BACKGROUND
-                                                               : WEIR_CLASS_PREFETCH;
     follow_plan(queue, prefetch, &wish, &plan);
 }
 
 int64_t wi_cached_advise(struct weir_queue *queue, struct weir_job *job)
 {
     struct cached *cached = queue->cached;
-    struct wish wish = wish_of(job);
+    struct wish wish = ahead_of(job);
     uint64_t end = wi_cache_file_end(cached->cache, job->file);
-    uint64_t first = job->offset >> cached->shift;
+    uint64_t block = job->offset >> cached->shift;
     uint64_t most = wi_cache_bytes(cached->cache) >> cached->shift;
-    uint64_t count = 0;
+    uint64_t begun = 0;
 
     most /= 4; /* of what was not asked for: more would drop the first ones */
     if (job->len != 0)
         end = wi_min_u64(end, wi_add_sat(job->offset, job->len));
-    wish.prefetch = true;
-    wish.io_class = WEIR_CLASS_PREFETCH;
-    while (first << cached->shift < end && count < most && want_block(queue, &wish, first)) {
-        first++;
-        count++;
+    for (; block << cached->shift < end && begun < most; block++) {
+        if (find_load(cached, job->file, block) || is_here(cached, job->file, block))
+            continue;
+        if (!begin_load(queue, &wish, block))
+            break;
+        begun++;
     }
-    return (int64_t)(count << cached->shift);
+    return (int64_t)(begun << cached->shift);
 }
 
 /* ---- stepping ---------------------------------------------------------------------------- */
@@ -404,33 +374,15 @@ static void load_ahead(struct weir_queue *queue, struct weir_job *job, const str
 {
     struct cached *cached = queue->cached;
     struct wish wish = wish_of(job);
-    uint64_t first = piece->offset >> cached->shift;
-    uint32_t count = 0;
+    uint64_t total = job->op == WEIR_OP_READV ? wi_iov_bytes(job->buf, job->len) : job->len;
+    uint64_t last = (job->offset + total - 1) >> cached->shift;
+    uint64_t block = piece->offset >> cached->shift;
 
     if (job->op == WEIR_OP_VIEW)
         return;
-    if (job->op == WEIR_OP_READ_MANY) {
-        uint32_t number = tail_of(job)->wait.many_next;
-
-        for (; number < job->len && count < AHEAD_MAX; number++) {
-            const struct weir_range *range = wi_ranges_nth(job->buf, number);
-            uint64_t last = (range->offset + range->len - 1) >> cached->shift;
-
-            for (uint64_t block = wi_max_u64(first, range->offset >> cached->shift);
-                 range->len > 0 && block <= last && count < AHEAD_MAX; block++, count++)
-                if (!want_block(queue, &wish, block))
-                    return;
-        }
-        return;
-    }
-    {
-        uint64_t total = job->op == WEIR_OP_READV ? wi_iov_bytes(job->buf, job->len) : job->len;
-        uint64_t last = (job->offset + total - 1) >> cached->shift;
-
-        for (uint64_t block = first; block <= last && count < AHEAD_MAX; block++, count++)
-            if (!want_block(queue, &wish, block))
-                return;
-    }
+    for (uint32_t count = 0; block <= last && count < AHEAD_MAX; block++, count++)
+        if (!want_block(queue, &wish, block))
+            return;
 }
 
 /* The job waits for a load of the block, which is begun if need be. */
@@ -498,10 +450,6 @@ static void step(struct weir_queue *queue, struct weir_job *job, const struct lo
         struct source source;
         uint64_t count;
 
-        if (piece.len == 0) {
-            over = advance(job, 0, true);
-            continue;
-        }
         if (is_fresh) {
             source = *fresh;
         } else {
@@ -531,8 +479,10 @@ static void step(struct weir_queue *queue, struct weir_job *job, const struct lo
             count = in < source.len ? wi_min_u64(piece.len, source.len - in) : 0;
             if (count > 0)
                 memcpy(piece.to, source.data + in, count);
-            over = advance(job, count, count < piece.len && in + count >= source.len &&
-                                           source.len < cached->block_size);
+            job->transferred += count;
+            /* A block that is short is the last of its file. */
+            over = count < piece.len && in + count >= source.len &&
+                   source.len < cached->block_size;
         }
         if (!is_fresh)
             wi_cache_unpin(cached->cache, source.frame);
@@ -541,43 +491,28 @@ static void step(struct weir_queue *queue, struct weir_job *job, const struct lo
         observe(queue, job, event);
     if (waits)
         return;
-    if (job->op == WEIR_OP_VIEW)
-        wi_queue_finish(queue, job, result);
-    else
-        end_job(queue, job);
+    wi_queue_finish(queue, job,
+                    job->op == WEIR_OP_VIEW ? result : (int64_t)job->transferred);
 }
 
 void wi_cached_run(struct weir_queue *queue)
 {
     struct wi_list *link;
 
-    while ((link = wi_list_pop_front(&queue->cached_ready)) != NULL) {
+    while (queue->inline_left > 0 &&
+           (link = wi_list_pop_front(&queue->cached_ready)) != NULL) {
         struct weir_job *job = job_of_tail(WI_CONTAINER_OF(link, struct job_tail, link));
+        uint64_t copied = job->transferred;
 
-        if (!wi_queue_hold(queue, job))
-            step(queue, job, NULL, NULL);
+        if (wi_queue_hold(queue, job))
+            continue;
+        step(queue, job, NULL, NULL);
+        copied = job->op == WEIR_OP_VIEW ? 0 : job->transferred - copied;
+        queue->inline_left -= (uint32_t)wi_min_u64(queue->inline_left, copied);
     }
 }
 
 /* ---- the end of a load ------------------------------------------------------------------- */
-
-/* The load that a job waited for failed. */
-static void fail(struct weir_queue *queue, struct weir_job *job, int64_t code)
-{
-    struct job_tail *tail = tail_of(job);
-
-    if (code == -ECANCELED) {
-        wi_queue_requeue(queue, job, false); /* not its own cancel: it looks again */
-        return;
-    }
-    if (job->op != WEIR_OP_READ_MANY) {
-        wi_queue_finish(queue, job, code);
-        return;
-    }
-    wi_ranges_nth(job->buf, tail->wait.many_next)->result = code;
-    tail->wait.many_next++;
-    wi_queue_requeue(queue, job, false);
-}
 
 static void serve_waiters(struct weir_queue *queue, struct load *load, int64_t result)
 {
@@ -595,19 +530,25 @@ static void serve_waiters(struct weir_queue *queue, struct load *load, int64_t r
         struct weir_job *job = job_of_tail(WI_CONTAINER_OF(link, struct job_tail, link));
 
         wi_queue_set_state(queue, job, JOB_QUEUED);
-        if (result < 0)
-            fail(queue, job, result);
-        else
+        if (result >= 0)
             step(queue, job, load, &source);
+        else if (result == -ECANCELED)
+            wi_queue_requeue(queue, job, false); /* not its own cancel: it looks again */
+        else
+            wi_queue_finish(queue, job, result);
     }
 }
 
-void wi_cached_loaded(struct weir_queue *queue, struct weir_job *job, int64_t result)
+static void on_loaded(struct weir_job *job)
 {
+    struct weir_queue *queue = tail_of(job)->queue;
     struct cached *cached = queue->cached;
     struct load *load = WI_CONTAINER_OF(job, struct load, job);
-    struct weir_file *file = load->file;
+    int64_t result = job->result;
     struct wi_list *link;
+
+    if (result >= 0)
+        wi_counter_add(&queue->stats.cache_loads, 1);
 
     wi_list_remove(&load->link); /* found by nobody from here on */
     if (!load->bounced)
@@ -620,8 +561,7 @@ void wi_cached_loaded(struct weir_queue *queue, struct weir_job *job, int64_t re
         wi_cache_unpin(cached->cache, load->ticket.frame);
     wi_list_push_front(&cached->free, &load->link);
     cached->free_count++;
-    if (--queue->files[file->index].loads == 0)
-        wi_file_unhold(file);
+    wi_queue_end_load(queue, load->file);
     /* One has room now. The last load brings all, or nobody would come for those it leaves. */
     do {
         link = wi_list_pop_front(&cached->starved);

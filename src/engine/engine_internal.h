@@ -36,8 +36,9 @@
  *   IDLE, POSTED -> QUEUED   wi_queue_take   submitted, or a posted job reaches its queue
  *   QUEUED -> DEVICE   start_job         given to the backend, or tried inline
  *   QUEUED -> QUEUED   hold_job          waits behind an overlapping write (list `held`)
- *   QUEUED -> LOADING  wi_cached_step    waits for a load of the block cache
- *   LOADING -> QUEUED  wi_cached_step    the block is there: looks on
+ *   QUEUED -> LOADING  wait_for_block    waits for a load of the block cache
+ *                      wi_many_start     waits for its parts
+ *   LOADING -> QUEUED  serve_waiters     the block is there: looks on
  *   DEVICE -> RETRY    wait_until        a transient error; its timer brings it back
  *   QUEUED -> RETRY    wait_until        a NOP with a time
  *   DEVICE -> DEVICE   start_job         the rest of a short transfer, or at once again
@@ -48,7 +49,8 @@
  *
  *   J1  A job on the order list is QUEUED, LOADING, DEVICE or RETRY.
  *   J2  Its timer is in the wheel only in those states.
- *   J3  A QUEUED job is on exactly one of: its class queue, `held`, `cached_ready`.
+ *   J3  A QUEUED job is on exactly one of: its class queue, `held`, `cached_ready`. A LOADING one
+ *       is on a list of cached.c's or many.c's, or on none (a READ_MANY whose ranges are all out).
  */
 enum job_state {
     JOB_IDLE = 0, /* what the prepare functions leave */
@@ -68,7 +70,8 @@ enum job_mark {
     MARK_NO_INLINE = 1u << 4,
     MARK_ALONE = 1u << 5,     /* not to be merged, or no more */
     MARK_BUNDLED = 1u << 6,   /* DEVICE: a member of a merged operation */
-    MARK_INTERNAL = 1u << 7,  /* a load of the cache's: has no `done` */
+    MARK_INTERNAL = 1u << 7,  /* the queue's own: a load of the cache's, a part of a READ_MANY; its
+                                 `done` is called at once and may touch the queue */
     MARK_CACHED = 1u << 8,    /* goes through the block cache */
     MARK_OBSERVED = 1u << 9,  /* the prefetcher has been told of it */
     MARK_WRITING = 1u << 10,  /* the cache was told that the write begins */
@@ -96,8 +99,8 @@ struct job_tail {
             struct weir_job *child;
             struct weir_job *next;
             struct weir_job *prev;
-            uint32_t many_next; /* of READ_MANY: ranges handed over, in order of offset */
-            uint32_t many_out;  /* merged operations that are out for it */
+            uint32_t many_next; /* of READ_MANY: ranges that have a part, in order of offset */
+            uint32_t many_out;  /* parts that have not ended */
         } wait;
         struct {
             struct wi_list link;
@@ -354,6 +357,7 @@ struct queue_stats {
     _Atomic uint64_t in_flight;
     _Atomic uint64_t in_flight_peak;
     _Atomic uint64_t in_flight_sum; /* over turns */
+    _Atomic uint64_t at_device;     /* operations, now */
     _Atomic uint64_t device_ops;
     _Atomic uint64_t device_bytes;
     _Atomic uint64_t merges;
@@ -477,9 +481,10 @@ struct gate {
     struct wi_mutex mu;
     struct wi_list waiting; /* queues to wake when something ends; guarded by mu */
 
-    /* When urgent work was last under way: monotonic ns, the lowest 12 bits are the queue's number.
-     * On a line of its own: all read it, few write it. */
+    /* When urgent work was last seen, monotonic ns; and how many queues have some at the device. On a
+     * line of its own: all read it, few write it. */
     _Alignas(WI_CACHE_LINE) _Atomic uint64_t urgent;
+    _Atomic uint32_t urgent_queues;
 
     /* Retries that are left, in tenths: each completion earns one, each retry costs ten. */
     _Alignas(WI_CACHE_LINE) _Atomic int64_t retry_tenths;
@@ -614,7 +619,10 @@ struct queue_slot {
     uint32_t next_free;        /* owner, as all below */
     uint32_t generation;
     uint32_t device_bytes; /* what it counts for while in DEVICE */
-    uint32_t merge_next;   /* neighbours in a bucket of the merge index; slot + 1, 0: none */
+    union {
+        uint32_t merge_next; /* neighbours in a bucket of the merge index; slot + 1, 0: none */
+        uint32_t device_ms;  /* in DEVICE: since when, in ms since the queue was opened */
+    };
     uint32_t merge_prev;
     struct weir_job *job;
 };
@@ -636,8 +644,14 @@ struct queue_file {
 #define SPARE_SLOTS      1
 #define LOADS_MAX        256 /* of the block cache's, by one queue at a time */
 #define BUNDLES_MAX      32  /* merged operations of one queue at a time */
-#define BUNDLE_IOVS      256
-#define BUNDLE_BYTES_MAX (1u << 20)
+#define PARTS_MAX        256 /* ranges of READ_MANY, of one queue at a time */
+
+/* What may be merged, in a queue (merge.c) and in one call (read_many.c). */
+#define MERGE_GAP           (16u << 10) /* a queue can have another */
+#define MERGE_MEMBER_MAX    (256u << 10)
+#define MERGE_BYTES_MAX     (1u << 20)
+#define MERGE_AMPLIFICATION 2 /* bytes read for each asked for, at most */
+#define MERGE_IOVS_MAX      256
 
 /* Jobs of one class that wait for the device: what came back first, then by sequence, then in the
  * order of submitting. In order of arrival nearly always, so a list; the others in a heap. */
@@ -648,24 +662,20 @@ struct class_queue {
     uint32_t count;
 };
 
-/* Several neighbours in one operation: members (jobs), or ranges of one READ_MANY. */
+/* Several neighbours in one operation. */
 struct bundle {
     struct wi_op op;
     struct wi_list link;    /* free ones */
-    struct wi_list members; /* jobs by offset; empty if it is for `many` */
-    struct weir_job *many;
-    uint32_t first; /* of many: which ranges, in order of offset */
-    uint32_t count;
+    struct wi_list members; /* jobs by offset */
     uint64_t offset;
     uint64_t bytes; /* with the gaps */
-    uint64_t moved; /* of the range that is tried alone */
+    uint32_t count;
     uint32_t iov_count;
+    unsigned char *staging; /* read there, and copied from there; NULL: right to its places */
     uint8_t rank;
-    uint8_t tries;
-    bool alone; /* its ranges are tried one after the other */
     bool stop_asked;
     bool low;
-    struct iovec iov[BUNDLE_IOVS];
+    struct iovec iov[MERGE_IOVS_MAX];
 };
 
 struct weir_queue {
@@ -708,6 +718,7 @@ struct weir_queue {
     uint64_t closes_seen;
     uint64_t stall_check_ns; /* when to look for operations that hang */
     uint64_t stall_seen_ns;  /* when that was done last */
+    uint64_t opened_ns;
     uint32_t completions;    /* that have earned no retries yet */
 
     /* What waits for the device (sched.c). */
@@ -716,15 +727,18 @@ struct weir_queue {
     uint32_t waiting_mask; /* ranks that are not empty */
     uint32_t waiting;      /* jobs in all of them */
     uint64_t next_arrival;
-    bool stuck; /* what waits could not be started, and nothing came since */
+    uint64_t charge; /* what the job that has just been started costs its class */
+    bool stuck;      /* what waits could not be started, and nothing came or went since */
 
     /* Limits at the device (gate.c). */
     uint64_t bytes_max;
     uint64_t device_bytes;
     uint32_t device_transfers; /* reads and writes at the device */
+    uint32_t device_urgent;    /* of them, of SYNC and FOREGROUND */
     uint32_t credit_ops;       /* taken from the engine's limits and not in use */
     uint64_t credit_bytes;
-    bool forced; /* some of what is at the device is beyond the engine's limits */
+    uint32_t low_ops; /* at the device, of classes that give way */
+    bool forced;      /* some of what is at the device is beyond the engine's limits */
     uint64_t low_from_ns; /* not before this may work that gives way go on; 0: now */
     uint64_t low_again_ns;
     struct wi_list gate_link; /* guarded by the gate's mu */
@@ -741,7 +755,11 @@ struct weir_queue {
     struct bundle *bundles;
     struct wi_list free_bundles;
     unsigned char *scratch; /* where gaps are read to, all to the same place */
+    uint32_t scratch_size;
+    unsigned char *staging; /* STAGING_COUNT buffers, made at the first use; NULL: none yet */
+    uint32_t staging_free;  /* bits */
 
+    struct many *many;     /* parts of READ_MANYs; made at the first (many.c) */
     struct cached *cached; /* loads of the block cache; made at its first use (cached.c) */
     struct wi_list cached_ready; /* jobs to look into the cache for */
 
@@ -808,8 +826,18 @@ static inline uint64_t submit_ns_of(const struct weir_queue *queue, struct weir_
                                 memory_order_relaxed);
 }
 
-/* The end of a READ_MANY whose ranges all have their results. */
-void wi_queue_finish_many(struct weir_queue *queue, struct weir_job *job);
+/* What to report for a job that was cancelled or expired. */
+static inline int64_t wi_queue_stop_code(struct weir_job *job)
+{
+    return tail_of(job)->marks & MARK_CANCEL_ASKED ? -ECANCELED : -ETIMEDOUT;
+}
+
+/* A part of a job that is stopped: it ends now if it waits, else when the kernel lets it go. */
+void wi_queue_stop_part(struct weir_queue *queue, struct weir_job *part);
+
+/* A load of the cache begins or ends to use the file. */
+void wi_queue_begin_load(struct weir_queue *queue, struct weir_file *file);
+void wi_queue_end_load(struct weir_queue *queue, struct weir_file *file);
 
 /* Put a job that has to wait for an earlier one on the held list. False: it need not wait. */
 bool wi_queue_hold(struct weir_queue *queue, struct weir_job *job);
@@ -838,8 +866,10 @@ void wi_gate_grow(struct weir_queue *queue, uint64_t bytes);
 void wi_gate_leave(struct weir_queue *queue, uint64_t bytes);
 /* Give back to the engine what is reserved and not in use: before the owner waits or leaves. */
 void wi_gate_settle(struct weir_queue *queue);
-/* Urgent work is under way. */
-void wi_gate_stamp(struct weir_queue *queue);
+/* Urgent work was seen. */
+void wi_gate_stamp(struct gate *gate, uint64_t now_ns);
+/* A read or write of an urgent class comes to the device, or leaves it. */
+void wi_gate_urgent(struct weir_queue *queue, bool comes);
 /* True while work of the ranks that give way is held back to one operation of 64 KiB. */
 bool wi_gate_is_urgent(const struct weir_queue *queue);
 /* May one operation that gives way start? Then it counts, until wi_gate_low_leave. If not,
@@ -851,6 +881,10 @@ void wi_gate_forget(struct weir_queue *queue);
 
 #define GATE_LOW_BYTES (64u << 10)
 #define RANKS_LOW      (1u << 2 | 1u << 4) /* BATCH, BACKGROUND */
+static inline bool class_is_urgent(uint32_t io_class)
+{
+    return io_class <= WEIR_CLASS_SYNC;
+}
 static inline bool rank_gives_way(uint32_t rank)
 {
     return RANKS_LOW >> rank & 1;
@@ -868,11 +902,8 @@ void wi_merge_unindex(struct weir_queue *queue, struct weir_job *job);
  * in all, and what the gate has room for: the job itself was admitted before. */
 struct bundle *wi_merge_gather(struct weir_queue *queue, struct weir_job *job,
                                uint64_t bytes_max);
-/* The next ranges of a READ_MANY as a bundle; NULL: none is free. */
-struct bundle *wi_merge_ranges(struct weir_queue *queue, struct weir_job *job,
-                               uint64_t bytes_max);
-/* The range of a bundle that goes next alone, or what is left of it. */
-void wi_merge_fill_alone(struct bundle *bundle);
+/* Of a staged bundle: give a member that was read its bytes. */
+void wi_merge_deliver(const struct bundle *bundle, struct weir_job *job);
 void wi_merge_free(struct weir_queue *queue, struct bundle *bundle);
 /* The bundle that `op` belongs to, or NULL if it is a job's. */
 static inline struct bundle *bundle_of(const struct weir_queue *queue, struct wi_op *op)
@@ -882,13 +913,19 @@ static inline struct bundle *bundle_of(const struct weir_queue *queue, struct wi
     return at < sizeof(struct bundle) * BUNDLES_MAX ? (struct bundle *)(void *)op : NULL;
 }
 
+/* many.c: READ_MANY. */
+int wi_many_prepare(struct weir_queue *queue);
+void wi_many_fini(struct weir_queue *queue);
+/* It is off all lists. */
+void wi_many_start(struct weir_queue *queue, struct weir_job *job);
+/* It is LOADING, or QUEUED and off its list; and marked. */
+void wi_many_stop(struct weir_queue *queue, struct weir_job *job);
+
 /* cached.c: reads through the block cache. */
 int wi_cached_prepare(struct weir_queue *queue, struct weir_job *job);
 void wi_cached_fini(struct weir_queue *queue);
 /* Step every job that is ready. */
 void wi_cached_run(struct weir_queue *queue);
-/* A load has ended (its job is off all lists and at no device). */
-void wi_cached_loaded(struct weir_queue *queue, struct weir_job *job, int64_t result);
 /* A job in LOADING becomes more urgent, and the load that it waits for with it. */
 void wi_cached_promote(struct weir_queue *queue, struct weir_job *job, uint32_t io_class);
 /* WILLNEED: start loading. Returns how many bytes were not there. */

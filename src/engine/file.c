@@ -362,8 +362,8 @@ static int close_for_good(struct weir_file *file)
     struct weir_engine *engine = file->engine;
     int rc = 0;
 
+    wi_file_pool_remove(file); /* waits for blocking calls, which may be in the cache */
     leave_cache(file);
-    wi_file_pool_remove(file);
     if (file->fd >= 0)
         rc = engine->os->ops->close(engine->os, file->fd);
     return rc == -ECANCELED ? -EIO : rc; /* see retry.c */

@@ -132,11 +132,14 @@ static void set_state(struct file_pooled *pooled, enum descriptor_state state)
     atomic_store_explicit(&pooled->state, state, memory_order_seq_cst);
 }
 
-/* Queues with jobs on it, or with loads of the block cache's. */
+/* Queues with jobs on it, or with loads of the block cache's. One hold is the open handle's; after it
+ * was closed, all are queues'. They are read first, since closing gives that one back last. */
 static bool has_users(struct weir_file *file)
 {
-    return atomic_load_explicit(&file->users, memory_order_seq_cst) != 0 ||
-           atomic_load_explicit(&file->holds, memory_order_seq_cst) > 1;
+    uint32_t holds = atomic_load_explicit(&file->holds, memory_order_seq_cst);
+    bool open = atomic_load_explicit(&file->open_flags, memory_order_seq_cst) != 0;
+
+    return holds > open || atomic_load_explicit(&file->users, memory_order_seq_cst) != 0;
 }
 
 static bool is_kept(struct file_pooled *pooled)
@@ -477,8 +480,7 @@ void wi_file_pool_synced(struct weir_file *file, uint64_t writes)
 
     if (!pooled)
         return;
-    /* Whoever syncs has begun, so it goes to the idle ones when that ends. */
-    WEIR_DCHECK(pooled->busy > 0);
+    /* Whoever syncs has begun (wi_file_begin), so it goes to the idle ones when that ends. */
     notes = atomic_load_explicit(&pooled->notes, memory_order_relaxed);
     do {
         if ((notes & ~NOTES_MASK) != writes)

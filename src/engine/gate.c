@@ -24,6 +24,7 @@
 #include "engine_internal.h"
 
 #define URGENT_NS      (10 * (uint64_t)WI_MSEC_NS)
+#define ABANDONED_NS   ((uint64_t)WI_SEC_NS)
 #define STAMP_AGE_NS   (WI_MSEC_NS / 4)
 #define STAY_BEHIND_NS WI_MSEC_NS
 #define CREDIT_OPS     16u
@@ -170,21 +171,39 @@ void wi_gate_settle(struct weir_queue *queue)
 
 /* ---- giving way --------------------------------------------------------------------------- */
 
-void wi_gate_stamp(struct weir_queue *queue)
+void wi_gate_stamp(struct gate *gate, uint64_t now_ns)
+{
+    uint64_t stamp = atomic_load_explicit(&gate->urgent, memory_order_relaxed);
+
+    /* All queues read this line: write it only when that tells them something. */
+    if (now_ns > stamp + STAMP_AGE_NS)
+        atomic_store_explicit(&gate->urgent, now_ns, memory_order_relaxed);
+}
+
+void wi_gate_urgent(struct weir_queue *queue, bool comes)
+{
+    struct gate *gate = gate_of(queue);
+
+    wi_gate_stamp(gate, queue->now_ns);
+    if (comes ? queue->device_urgent++ == 0 : --queue->device_urgent == 0)
+        atomic_fetch_add_explicit(&gate->urgent_queues, comes ? 1 : (uint32_t)-1,
+                                  memory_order_relaxed);
+}
+
+/* Until when work gives way, as far as can be seen now. */
+static uint64_t urgent_until_ns(const struct weir_queue *queue)
 {
     struct gate *gate = gate_of(queue);
     uint64_t stamp = atomic_load_explicit(&gate->urgent, memory_order_relaxed);
 
-    /* All queues read this line: write it only when that tells them something. */
-    if (queue->now_ns > stamp + STAMP_AGE_NS)
-        atomic_store_explicit(&gate->urgent, queue->now_ns, memory_order_relaxed);
-}
-
-static uint64_t urgent_until_ns(const struct weir_queue *queue)
-{
-    uint64_t stamp = atomic_load_explicit(&gate_of(queue)->urgent, memory_order_relaxed);
-
-    return stamp == 0 ? 0 : stamp + URGENT_NS;
+    if (stamp == 0)
+        return 0;
+    /* At the device still, and the device is slow. But a queue whose owner has gone away does not
+     * count for ever. */
+    if (queue->now_ns >= stamp + URGENT_NS && queue->now_ns < stamp + ABANDONED_NS &&
+        atomic_load_explicit(&gate->urgent_queues, memory_order_relaxed) > 0)
+        return queue->now_ns + URGENT_NS;
+    return stamp + URGENT_NS;
 }
 
 bool wi_gate_is_urgent(const struct weir_queue *queue)
@@ -249,7 +268,12 @@ bool wi_gate_low_enter(struct weir_queue *queue)
     if (WI_LIKELY(!wi_gate_is_urgent(queue))) {
         atomic_fetch_add_explicit(&gate->low_ops, 1, memory_order_relaxed);
         queue->low_from_ns = 0;
+        queue->low_ops++;
         return true;
+    }
+    if (queue->low_ops > 0) { /* it is the one that is in: its completion brings the next try */
+        queue->low_again_ns = urgent_until_ns(queue);
+        return false;
     }
     if (queue->now_ns < queue->low_from_ns) {
         queue->low_again_ns = queue->low_from_ns;
@@ -257,6 +281,7 @@ bool wi_gate_low_enter(struct weir_queue *queue)
     }
     if (enter_alone(gate)) {
         atomic_store_explicit(&gate->low_entered, queue->now_ns, memory_order_relaxed);
+        queue->low_ops++;
         return true;
     }
     /* Waiting is announced before the last look, and whoever leaves looks for those who wait after
@@ -264,6 +289,7 @@ bool wi_gate_low_enter(struct weir_queue *queue)
     start_waiting(queue);
     if (enter_alone(gate) || enter_anyway(queue)) {
         wi_gate_forget(queue);
+        queue->low_ops++;
         return true;
     }
     queue->low_again_ns =
@@ -277,20 +303,21 @@ void wi_gate_low_leave(struct weir_queue *queue)
 {
     struct gate *gate = gate_of(queue);
 
+    queue->low_ops--;
     atomic_fetch_sub_explicit(&gate->low_ops, 1, memory_order_seq_cst);
     if (WI_LIKELY(atomic_load_explicit(&gate->waiting_count, memory_order_seq_cst) == 0))
         return;
     wi_mutex_lock(&gate->mu);
+    if (wi_list_on(&queue->gate_link)) /* from before it came in */
+        stop_waiting_locked(gate, queue);
     if (!wi_list_empty(&gate->waiting)) {
         struct weir_queue *other =
             WI_CONTAINER_OF(gate->waiting.next, struct weir_queue, gate_link);
 
         stop_waiting_locked(gate, other);
         /* Under the lock, so that it cannot be closed meanwhile. */
-        if (other != queue) {
-            other->backend->ops->wake(other->backend);
-            queue->low_from_ns = queue->now_ns + STAY_BEHIND_NS;
-        }
+        other->backend->ops->wake(other->backend);
+        queue->low_from_ns = queue->now_ns + STAY_BEHIND_NS;
     }
     wi_mutex_unlock(&gate->mu);
 }

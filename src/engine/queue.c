@@ -7,7 +7,7 @@
  *   queue_work.c  what happens to a job between submit and `done`
  *   sched.c       the classes: which job goes next; merge.c  neighbours in one operation
  *   gate.c        what all queues together may have at the device
- *   cached.c      a queue's reads through the block cache; prefetch.c  what to read ahead
+ *   many.c        many ranges of a file; cached.c  a queue's reads through the block cache; prefetch.c  what to read ahead
  *   cache.c       the block cache: frames; cache_file.c  files; cache_read.c  blocking reads
  *   view.c        pinned pieces of it; stream.c  look ahead of a reader
  *   retry.c       which errors are worth another try
@@ -123,7 +123,8 @@ static void init_queue(struct weir_queue *queue, const struct weir_queue_options
     queue->os = engine->os;
     queue->depth = options->depth;
     queue->room = options->depth + options->backlog;
-    queue->slot_count = queue->room + SPARE_SLOTS + (engine->cache ? LOADS_MAX : 0);
+    queue->slot_count =
+        queue->room + SPARE_SLOTS + PARTS_MAX + (engine->cache ? LOADS_MAX : 0);
     queue->epoll_fd = -1;
     queue->timer_fd = -1;
     queue->bytes_max = options->device_bytes ? options->device_bytes : engine->gate.bytes_max;
@@ -179,7 +180,8 @@ int weir_queue_open(struct weir_engine *engine, const struct weir_queue_options 
     queue->can_inline =
         engine->backend != WEIR_BACKEND_NULL && !engine->seams.no_inline && !engine->seams.wrap;
     wi_wheel_init(&queue->wheel, wi_os_now(queue->os));
-    queue->stall_seen_ns = wi_os_now(queue->os);
+    queue->opened_ns = wi_os_now(queue->os);
+    queue->stall_seen_ns = queue->opened_ns;
     queue->stall_check_ns = engine->stall_ns == WEIR_NEVER
                                 ? UINT64_MAX
                                 : queue->stall_seen_ns + engine->stall_ns / 2;
@@ -362,6 +364,7 @@ static void count_turn(struct weir_queue *queue)
     wi_counter_add(&stats->turns, 1);
     wi_counter_add(&stats->in_flight_sum, queue->taken);
     atomic_store_explicit(&stats->in_flight, queue->taken, memory_order_relaxed);
+    atomic_store_explicit(&stats->at_device, queue->device, memory_order_relaxed);
     if (queue->taken > atomic_load_explicit(&stats->in_flight_peak, memory_order_relaxed))
         atomic_store_explicit(&stats->in_flight_peak, queue->taken, memory_order_relaxed);
 }
@@ -602,6 +605,19 @@ int weir_queue_cancel(struct weir_queue *queue, uint64_t job_id)
     return rc;
 }
 
+/* Nobody waits for what the cache still reads ahead: cancel it, and see what has ended. */
+static void give_up_loads(struct weir_queue *queue)
+{
+    struct wi_op *done = NULL;
+
+    if (wi_cached_is_idle(queue))
+        return;
+    wi_queue_cancel_all(queue);
+    (void)queue->backend->ops->turn(queue->backend, 0, 0, &done);
+    queue->now_ns = wi_os_now(queue->os);
+    wi_queue_completed(queue, done);
+}
+
 int weir_queue_rebind(struct weir_queue *queue)
 {
     int rc = enter(queue);
@@ -610,12 +626,10 @@ int weir_queue_rebind(struct weir_queue *queue)
         return rc;
     if (queue->taken > 0 || atomic_load_explicit(&queue->posted, memory_order_acquire) > 0)
         return -EBUSY;
-    while (!wi_cached_is_idle(queue)) { /* prefetches that nobody waits for any more */
-        wi_queue_cancel_all(queue);
-        if (!wi_cached_is_idle(queue))
-            (void)turn(queue, 1, UINT64_MAX);
-    }
+    give_up_loads(queue);
     leave(queue);
+    if (!wi_cached_is_idle(queue))
+        return -EBUSY;
     wi_queue_drop_slots(queue, true);
     rc = queue->backend->ops->unbind(queue->backend);
     if (rc < 0)
@@ -674,6 +688,7 @@ int weir_queue_close(struct weir_queue *queue, uint64_t timeout_ns)
     wi_engine_account(engine, -queue_bytes(queue) -
                                   (int64_t)(queue->files_room * sizeof(*queue->files)));
     wi_cached_fini(queue);
+    wi_many_fini(queue);
     wi_merge_fini(queue);
     free(queue->files);
     free(queue->slots);

@@ -41,6 +41,11 @@ static uint32_t op_state(const struct weir_job *job, enum job_state state)
     return (uint32_t)job->op << 16 | (uint32_t)job->io_class << 8 | (uint32_t)state;
 }
 
+static uint32_t device_ms(const struct weir_queue *queue)
+{
+    return (uint32_t)((queue->now_ns - queue->opened_ns) / WI_MSEC_NS);
+}
+
 void wi_queue_set_state(struct weir_queue *queue, struct weir_job *job, enum job_state state)
 {
     struct job_tail *tail = tail_of(job);
@@ -48,6 +53,8 @@ void wi_queue_set_state(struct weir_queue *queue, struct weir_job *job, enum job
     tail->state = (uint8_t)state;
     atomic_store_explicit(&queue->slots[tail->slot].op_state, op_state(job, state),
                           memory_order_relaxed);
+    if (state == JOB_DEVICE)
+        queue->slots[tail->slot].device_ms = device_ms(queue);
 }
 
 static void take_slot(struct weir_queue *queue, struct weir_job *job, uint64_t now_ns)
@@ -130,9 +137,27 @@ void wi_queue_drop_slots(struct weir_queue *queue, bool all)
         if (queue->slot_file[slot] < 0)
             continue;
         entry = &queue->files[queue->slot_file[slot]];
-        if (all || is_stale(entry))
+        /* What the cache loads may be staged with the number of the slot. */
+        if (all || (is_stale(entry) && entry->loads == 0))
             drop_slot(queue, entry);
     }
+}
+
+void wi_queue_begin_load(struct weir_queue *queue, struct weir_file *file)
+{
+    if (queue->files[file->index].loads++ == 0)
+        wi_file_hold(file);
+}
+
+void wi_queue_end_load(struct weir_queue *queue, struct weir_file *file)
+{
+    struct queue_file *entry = &queue->files[file->index];
+
+    if (--entry->loads > 0)
+        return;
+    if (is_stale(entry))
+        drop_slot(queue, entry);
+    wi_file_unhold(file);
 }
 
 int wi_queue_know_file(struct weir_queue *queue, struct weir_job *job)
@@ -174,6 +199,8 @@ int wi_queue_know_file(struct weir_queue *queue, struct weir_job *job)
             wi_prefetch_init(prefetch, wi_cache_block_size(queue->engine->cache),
                              wi_cache_bytes(queue->engine->cache));
     }
+    if (WI_UNLIKELY(job->op == WEIR_OP_READ_MANY) && wi_many_prepare(queue) < 0)
+        return -ENOMEM;
     if (WI_UNLIKELY(wi_file_reads_cached(file)))
         return wi_cached_prepare(queue, job);
     return 0;
@@ -183,12 +210,14 @@ int wi_queue_know_file(struct weir_queue *queue, struct weir_job *job)
  * are taken, that of a file with no jobs here, going round. */
 static void want_slot(struct weir_queue *queue, struct queue_file *entry)
 {
+    if (is_stale(entry))
+        return; /* closed: only what the cache still loads uses it */
     for (uint32_t step = 0; step < QUEUE_FILE_SLOTS; step++) {
         uint32_t slot = (queue->slot_hand + step) % QUEUE_FILE_SLOTS;
         struct queue_file *holder =
             queue->slot_file[slot] < 0 ? NULL : &queue->files[queue->slot_file[slot]];
 
-        if (holder && holder->jobs > 0)
+        if (holder && (holder->jobs > 0 || holder->loads > 0))
             continue;
         if (holder)
             drop_slot(queue, holder);
@@ -210,7 +239,7 @@ static void want_slot(struct weir_queue *queue, struct queue_file *entry)
 static bool reads_cached(const struct weir_job *job)
 {
     return job->file && wi_file_reads_cached(job->file) &&
-           (op_is_read(job->op) || job->op == WEIR_OP_VIEW || job->op == WEIR_OP_READ_MANY);
+           (op_is_read(job->op) || job->op == WEIR_OP_VIEW);
 }
 
 void wi_queue_requeue(struct weir_queue *queue, struct weir_job *job, bool front)
@@ -226,8 +255,8 @@ void wi_queue_requeue(struct weir_queue *queue, struct weir_job *job, bool front
             wi_list_push_back(&queue->cached_ready, &tail->link);
         return;
     }
-    if (job->io_class <= WEIR_CLASS_SYNC)
-        wi_gate_stamp(queue);
+    if (class_is_urgent(job->io_class))
+        wi_gate_stamp(&queue->engine->gate, queue->now_ns);
     queue->stuck = false;
     wi_sched_push(queue, job, front);
 }
@@ -269,15 +298,6 @@ void wi_queue_take(struct weir_queue *queue, struct weir_job *job, uint64_t now_
         tail->start_ns = now_ns;
         start_here(queue, job);
         return;
-    }
-    if (WI_UNLIKELY(job->op == WEIR_OP_READ_MANY)) {
-        struct weir_range *ranges = job->buf;
-
-        wi_ranges_sort(ranges, job->len);
-        for (size_t i = 0; i < job->len; i++)
-            ranges[i].result = 0;
-        tail->wait.many_next = 0;
-        tail->wait.many_out = 0;
     }
     if (WI_UNLIKELY(reads_cached(job)))
         tail->marks |= MARK_CACHED;
@@ -416,7 +436,7 @@ static void count_done(struct weir_queue *queue, struct weir_job *job)
     if (WI_UNLIKELY(!atomic_load_explicit(
             &queue->stats.hists[group][job->io_class][STATS_TOTAL], memory_order_relaxed)))
         wi_stats_prepare(queue, group, job->io_class);
-    if (WI_LIKELY(tail->start_ns != 0)) {
+    if (WI_LIKELY(tail->start_ns != 0) && !(tail->marks & MARK_CACHED)) {
         count_hist(queue, group, job->io_class, STATS_WAIT, tail->start_ns - submit_ns);
         count_hist(queue, group, job->io_class, STATS_DEVICE, queue->now_ns - tail->start_ns);
     }
@@ -448,16 +468,23 @@ static void fill_error(struct weir_job *job)
     }
 }
 
-/* A load of the block cache's has no `done`: cached.c does with it what it wants. */
-static void finish_internal(struct weir_queue *queue, struct weir_job *job, int64_t result)
+/* The queue's own job: what it is for goes on at once. Its time at the device counts as any
+ * other's; it is no operation that anybody asked for. */
+static void finish_internal(struct weir_queue *queue, struct weir_job *job)
 {
     struct job_tail *tail = tail_of(job);
+    uint64_t submit_ns = submit_ns_of(queue, job);
 
-    if (result >= 0)
-        wi_counter_add(&queue->stats.cache_loads, 1);
+    if (tail->start_ns != 0 && !(tail->marks & MARK_CACHED) &&
+        wi_stats_prepare(queue, WEIR_STATS_READ, job->io_class)) {
+        count_hist(queue, WEIR_STATS_READ, job->io_class, STATS_WAIT,
+                   tail->start_ns - submit_ns);
+        count_hist(queue, WEIR_STATS_READ, job->io_class, STATS_DEVICE,
+                   queue->now_ns - tail->start_ns);
+    }
     release_slot(queue, tail);
     tail->state = JOB_IDLE;
-    wi_cached_loaded(queue, job, result);
+    job->done(job);
 }
 
 void wi_queue_finish(struct weir_queue *queue, struct weir_job *job, int64_t result)
@@ -471,7 +498,7 @@ void wi_queue_finish(struct weir_queue *queue, struct weir_job *job, int64_t res
             atomic_load_explicit(&queue->engine->trace, memory_order_relaxed) != NULL))
         trace_job(queue, job);
     if (WI_UNLIKELY(tail->marks & MARK_INTERNAL)) {
-        finish_internal(queue, job, result);
+        finish_internal(queue, job);
         return;
     }
     if (WI_UNLIKELY(tail->marks & MARK_WRITING)) {
@@ -708,6 +735,10 @@ static bool start_here(struct weir_queue *queue, struct weir_job *job)
         wi_queue_finish(queue, job, wi_queue_cancel_id(queue, job->offset));
         return true;
     }
+    if (job->op == WEIR_OP_READ_MANY) {
+        wi_many_start(queue, job);
+        return true;
+    }
     if (job->op == WEIR_OP_ADVISE && job->mode == WEIR_ADVICE_WILLNEED &&
         wi_file_reads_cached(job->file)) {
         wi_queue_finish(queue, job, wi_cached_advise(queue, job));
@@ -728,6 +759,8 @@ static void leave_device(struct weir_queue *queue, struct weir_job *job)
     struct job_tail *tail = tail_of(job);
 
     wi_gate_leave(queue, queue->slots[tail->slot].device_bytes);
+    if (class_is_urgent(job->io_class))
+        wi_gate_urgent(queue, false);
     if (WI_UNLIKELY(tail->marks & MARK_LOW)) {
         tail->marks &= (uint16_t)~MARK_LOW;
         wi_gate_low_leave(queue);
@@ -806,6 +839,8 @@ static enum start start_merged(struct weir_queue *queue, struct weir_job *job,
         tail->marks |= MARK_BUNDLED;
         if (tail->start_ns == 0)
             tail->start_ns = queue->now_ns;
+        if (class_is_urgent(member->io_class))
+            wi_gate_urgent(queue, true);
         wi_job_touch(member);
         if (op_is_write(member->op))
             announce_write(queue, member);
@@ -815,8 +850,13 @@ static enum start start_merged(struct weir_queue *queue, struct weir_job *job,
             queue, bundle, job->file,
             reads_uncached(job))))
         return START_DONE;
-    list_for_each (link, &bundle->members)
-        WI_CONTAINER_OF(link, struct job_tail, member.link)->marks &= (uint16_t)~MARK_BUNDLED;
+    list_for_each (link, &bundle->members) {
+        struct job_tail *tail = WI_CONTAINER_OF(link, struct job_tail, member.link);
+
+        tail->marks &= (uint16_t)~MARK_BUNDLED;
+        if (class_is_urgent(job_of_tail(tail)->io_class))
+            wi_gate_urgent(queue, false);
+    }
     wi_gate_leave(queue, bundle->bytes);
     if (low)
         wi_gate_low_leave(queue);
@@ -848,6 +888,7 @@ static enum start start_transfer(struct weir_queue *queue, struct weir_job *job)
         wi_queue_requeue(queue, job, true);
         return START_FULL;
     }
+    queue->charge = bytes;
     if (queue->merge_count > 0 && bytes == job->len)
         bundle = wi_merge_gather(queue, job, cap);
     if (WI_UNLIKELY(bundle != NULL)) {
@@ -866,126 +907,46 @@ static enum start start_transfer(struct weir_queue *queue, struct weir_job *job)
     queue->slots[tail->slot].device_bytes = (uint32_t)bytes;
     if (WI_UNLIKELY(low))
         tail->marks |= MARK_LOW;
+    if (class_is_urgent(job->io_class))
+        wi_gate_urgent(queue, true);
     wi_queue_set_state(queue, job, JOB_DEVICE);
     count_started(queue, bytes);
     return START_DONE;
 }
 
-/* ---- READ_MANY ------------------------------------------------------------------------- */
-
-/* All ranges have their results. */
-void wi_queue_finish_many(struct weir_queue *queue, struct weir_job *job)
-{
-    size_t failed;
-    int64_t result = wi_ranges_result(job->buf, job->len, &job->transferred, &failed);
-
-    wi_queue_finish(queue, job, result);
-    if (result < 0 && job->error) {
-        const struct weir_range *range = (const struct weir_range *)job->buf + failed;
-
-        job->error->offset = range->offset + (range->result > 0 ? (uint64_t)range->result : 0);
-        job->error->length = range->len;
-        job->error->has_offset = 1;
-    }
-}
-
-/* Those that were not handed over get none but this. */
-static void skip_ranges(struct weir_job *job, int64_t code)
+/* QUEUED and off its list; started for the first time, or again. */
+static enum start start_now(struct weir_queue *queue, struct weir_job *job)
 {
     struct job_tail *tail = tail_of(job);
+    enum start start;
 
-    for (; tail->wait.many_next < job->len; tail->wait.many_next++)
-        wi_ranges_nth(job->buf, tail->wait.many_next)->result = code;
-}
-
-/* Hand over ranges as long as there is room. */
-static enum start start_many(struct weir_queue *queue, struct weir_job *job)
-{
-    struct job_tail *tail = tail_of(job);
-    bool low = rank_gives_way(wi_drr_rank(job->io_class));
-    enum start refused = START_FULL;
-
-    while (tail->wait.many_next < job->len) {
-        struct weir_range *range = wi_ranges_nth(job->buf, tail->wait.many_next);
-        uint64_t cap = PIECE_MAX;
-        struct bundle *bundle;
-        uint64_t bytes;
-
-        if (range->len == 0) {
-            range->result = 0;
-            tail->wait.many_next++;
-            continue;
-        }
-        if (queue->device >= queue->depth || wi_list_empty(&queue->free_bundles))
-            break;
-        if (low && !wi_gate_low_enter(queue)) {
-            refused = START_YIELD;
-            break;
-        }
-        if (low && wi_gate_is_urgent(queue))
-            cap = GATE_LOW_BYTES;
-        bytes = wi_min_u64(range->len, cap);
-        if (!wi_gate_admit(queue, bytes)) {
-            if (low)
-                wi_gate_low_leave(queue);
-            break;
-        }
-        bundle = wi_merge_ranges(
-            queue, job, wi_min_u64(bytes + wi_gate_room(queue, BUNDLE_BYTES_MAX), cap));
-        bundle->low = low;
-        if (bundle->alone) {
-            bundle->bytes = bytes; /* a piece at a time */
-            wi_merge_fill_alone(bundle);
-        } else {
-            wi_gate_grow(queue, bundle->bytes - bytes);
-        }
-        if (!start_bundle(queue, bundle, job->file, false)) {
-            wi_gate_leave(queue, bundle->bytes);
-            if (low)
-                wi_gate_low_leave(queue);
-            wi_merge_free(queue, bundle);
-            break;
-        }
-        tail->wait.many_next += bundle->count;
-        tail->wait.many_out++;
-    }
-    if (tail->wait.many_next < job->len) {
-        wi_queue_requeue(queue, job, true);
-        return refused;
-    }
-    if (tail->wait.many_out == 0)
-        wi_queue_finish_many(queue, job);
-    else
-        wi_queue_set_state(queue, job, JOB_DEVICE);
-    return START_DONE;
-}
-
-/* QUEUED and off its list. */
-static enum start start_job(struct weir_queue *queue, struct weir_job *job)
-{
-    struct job_tail *tail = tail_of(job);
-    bool moves = is_transfer(job) || job->op == WEIR_OP_READ_MANY;
-
-    if (tail->start_ns == 0)
-        tail->start_ns = queue->now_ns;
-    if (WI_LIKELY(is_transfer(job)))
+    if (WI_LIKELY(is_transfer(job))) {
         wi_job_touch(job); /* the buffer may have died since submit */
-    if (WI_UNLIKELY(moves && job->file->pooled && !wi_file_pool_is_open(job->file))) {
-        tail->marks |= MARK_REOPENING;
-        return start_call(queue, job, run_reopen);
+        if (WI_UNLIKELY(job->file->pooled && !wi_file_pool_is_open(job->file))) {
+            start = start_call(queue, job, run_reopen);
+            if (start == START_DONE)
+                tail->marks |= MARK_REOPENING;
+            return start;
+        }
     }
     if (start_here(queue, job))
         return START_DONE;
-    if (WI_LIKELY(is_transfer(job)))
-        return start_transfer(queue, job);
-    return job->op == WEIR_OP_READ_MANY ? start_many(queue, job)
-                                        : start_call(queue, job, run_call);
+    return WI_LIKELY(is_transfer(job)) ? start_transfer(queue, job)
+                                       : start_call(queue, job, run_call);
 }
 
-/* What the class of a job is charged for it. */
-static uint64_t cost_of(const struct weir_job *job)
+static enum start start_job(struct weir_queue *queue, struct weir_job *job)
 {
-    return is_transfer(job) ? total_bytes(job) - job->transferred : 0;
+    struct job_tail *tail = tail_of(job);
+    bool is_first = tail->start_ns == 0;
+    enum start start;
+
+    if (is_first)
+        tail->start_ns = queue->now_ns;
+    start = start_now(queue, job);
+    if (WI_UNLIKELY(start != START_DONE && is_first))
+        tail->start_ns = 0; /* it waits on */
+    return start;
 }
 
 /*
@@ -1018,7 +979,6 @@ void wi_queue_dispatch(struct weir_queue *queue)
     while (queue->device < queue->depth && queue->inline_left > 0) {
         int rank = next_rank(queue, closed);
         struct weir_job *job;
-        uint64_t cost;
 
         if (rank < 0)
             break;
@@ -1026,10 +986,10 @@ void wi_queue_dispatch(struct weir_queue *queue)
         wi_sched_remove(queue, job);
         if (wi_queue_hold(queue, job))
             continue;
-        cost = cost_of(job);
+        queue->charge = 0;
         start = start_job(queue, job);
         if (WI_LIKELY(start == START_DONE))
-            wi_drr_charge(&queue->drr, (uint32_t)rank, cost);
+            wi_drr_charge(&queue->drr, (uint32_t)rank, queue->charge);
         else if (start == START_YIELD)
             closed |= RANKS_LOW;
         else
@@ -1040,12 +1000,6 @@ void wi_queue_dispatch(struct weir_queue *queue)
 }
 
 /* ---- completions ----------------------------------------------------------------------- */
-
-/* What to report for a job that was cancelled or expired while in flight. */
-static int64_t stop_code(const struct job_tail *tail)
-{
-    return tail->marks & MARK_CANCEL_ASKED ? -ECANCELED : -ETIMEDOUT;
-}
 
 /* DEVICE and back from the backend, counted at the device still: it goes on at once. But what
  * gives way does so after each piece. */
@@ -1063,7 +1017,8 @@ static void restart_job(struct weir_queue *queue, struct weir_job *job)
         wi_queue_finish(queue, job, wi_file_sync_error(job->file));
         return;
     }
-    (void)fill_transfer(queue, job, &tail->op, PIECE_MAX);
+    /* No more than was admitted. */
+    (void)fill_transfer(queue, job, &tail->op, queue->slots[tail->slot].device_bytes);
     if (WI_UNLIKELY(queue->backend->ops->start(queue->backend, &tail->op) < 0)) {
         leave_device(queue, job);
         wi_queue_requeue(queue, job, true);
@@ -1082,11 +1037,11 @@ static void transfer_failed(struct weir_queue *queue, struct weir_job *job, int6
         verdict = wi_retry_verdict(job->op, result, 0);
         leave_device(queue, job);
         wi_queue_finish(queue, job,
-                        result == -ECANCELED || verdict.action != RETRY_NEVER ? stop_code(tail)
+                        result == -ECANCELED || verdict.action != RETRY_NEVER ? wi_queue_stop_code(job)
                                                                               : result);
         return;
     }
-    if (result == -EOPNOTSUPP && reads_uncached(job)) {
+    if (result == -EOPNOTSUPP && (tail->op.flags & WI_OP_DONTCACHE)) {
         /* The file system can't read past the page cache, after all. */
         atomic_store_explicit(&job->file->load_rwf, 0, memory_order_relaxed);
         restart_job(queue, job);
@@ -1132,7 +1087,7 @@ static bool goes_on(struct weir_queue *queue, struct weir_job *job, int64_t resu
         return false;
     }
     if (tail->marks & (MARK_CANCEL_ASKED | MARK_EXPIRED)) {
-        *ret_code = stop_code(tail);
+        *ret_code = wi_queue_stop_code(job);
         return false;
     }
     tail->tries = 0;
@@ -1149,8 +1104,6 @@ static void transfer_completed(struct weir_queue *queue, struct weir_job *job, i
     uint64_t total = total_bytes(job);
     int64_t code;
 
-    if (job->io_class <= WEIR_CLASS_SYNC)
-        wi_gate_stamp(queue);
     if (WI_UNLIKELY(result < 0)) {
         transfer_failed(queue, job, result);
         return;
@@ -1185,11 +1138,14 @@ static void members_completed(struct weir_queue *queue, struct bundle *bundle, i
         struct retry_verdict verdict = wi_retry_verdict(job->op, result, 0);
 
         tail->marks &= (uint16_t)~MARK_BUNDLED;
+        if (class_is_urgent(job->io_class))
+            wi_gate_urgent(queue, false);
         if (result >= 0 && job->offset + job->len <= reached) {
+            wi_merge_deliver(bundle, job);
             job->transferred = job->len;
             wi_queue_finish(queue, job, (int64_t)job->len);
         } else if (tail->marks & (MARK_CANCEL_ASKED | MARK_EXPIRED)) {
-            wi_queue_finish(queue, job, stop_code(tail));
+            wi_queue_finish(queue, job, wi_queue_stop_code(job));
         } else if (result < 0 && op_is_write(job->op) && verdict.action == RETRY_NEVER) {
             wi_queue_finish(queue, job, verdict.code); /* a failed write is not tried again */
         } else {
@@ -1201,113 +1157,13 @@ static void members_completed(struct weir_queue *queue, struct bundle *bundle, i
     requeue_members(queue, &alone);
 }
 
-/* What one range of a READ_MANY got, tried alone. Returns true if the bundle has more to do, and
- * its operation is filled for that. */
-static bool range_alone_completed(struct weir_queue *queue, struct bundle *bundle, int64_t result)
-{
-    struct weir_job *job = bundle->many;
-    struct weir_range *range = wi_ranges_nth(job->buf, bundle->first);
-    bool stopped = tail_of(job)->marks & (MARK_CANCEL_ASKED | MARK_EXPIRED);
-
-    if (result > 0) {
-        bundle->moved += (uint64_t)result;
-        bundle->tries = 0;
-        range->result = (int64_t)bundle->moved;
-    }
-    if (result < 0 && !stopped) {
-        struct retry_verdict verdict = wi_retry_verdict(WEIR_OP_READ, result, bundle->tries);
-
-        if (verdict.action == RETRY_NOW ||
-            (verdict.action == RETRY_LATER && wi_retry_spend(queue->engine))) {
-            bundle->tries++;
-            wi_counter_add(&queue->stats.retries, 1);
-            wi_merge_fill_alone(bundle);
-            bundle->op.flags |= WI_OP_FORCE_ASYNC;
-            return true;
-        }
-        range->result = verdict.code;
-    } else if (result > 0 && bundle->moved < range->len &&
-               (bundle->moved & (job->file->offset_align - 1)) == 0) {
-        if (stopped) {
-            range->result = stop_code(tail_of(job));
-        } else {
-            wi_merge_fill_alone(bundle);
-            return true;
-        }
-    } else if (result < 0) {
-        range->result = stop_code(tail_of(job));
-    } else {
-        range->result = (int64_t)bundle->moved;
-    }
-    /* The next one. */
-    bundle->first++;
-    bundle->moved = 0;
-    bundle->tries = 0;
-    if (--bundle->count == 0)
-        return false;
-    if (stopped) {
-        for (; bundle->count > 0; bundle->count--, bundle->first++)
-            wi_ranges_nth(job->buf, bundle->first)->result = stop_code(tail_of(job));
-        return false;
-    }
-    wi_merge_fill_alone(bundle);
-    return true;
-}
-
-/* The same of several at once: those that are whole are done, the others go alone. */
-static bool ranges_completed(struct weir_queue *queue, struct bundle *bundle, int64_t result)
-{
-    struct weir_job *job = bundle->many;
-    uint64_t reached = bundle->offset + (result > 0 ? (uint64_t)result : 0);
-
-    for (; bundle->count > 0; bundle->count--, bundle->first++) {
-        struct weir_range *range = wi_ranges_nth(job->buf, bundle->first);
-
-        if (result < 0 || range->offset + range->len > reached)
-            break;
-        range->result = (int64_t)range->len;
-    }
-    if (bundle->count == 0)
-        return false;
-    if (tail_of(job)->marks & (MARK_CANCEL_ASKED | MARK_EXPIRED)) {
-        for (; bundle->count > 0; bundle->count--, bundle->first++)
-            wi_ranges_nth(job->buf, bundle->first)->result = stop_code(tail_of(job));
-        return false;
-    }
-    wi_counter_add(&queue->stats.merge_splits, bundle->count);
-    bundle->alone = true;
-    wi_merge_fill_alone(bundle);
-    return true;
-}
-
 static void bundle_completed(struct weir_queue *queue, struct bundle *bundle, int64_t result)
 {
-    struct weir_job *many = bundle->many;
-
-    if (bundle->rank <= 1)
-        wi_gate_stamp(queue);
-    if (many && (bundle->alone ? range_alone_completed(queue, bundle, result)
-                               : ranges_completed(queue, bundle, result))) {
-        bundle->op.flags &= WI_OP_FORCE_ASYNC;
-        fill_file(queue, many->file, &bundle->op);
-        if (queue->backend->ops->start(queue->backend, &bundle->op) == 0) {
-            count_started(queue, 0);
-            return;
-        }
-        for (; bundle->count > 0; bundle->count--, bundle->first++)
-            wi_ranges_nth(many->buf, bundle->first)->result = -EAGAIN;
-    }
     wi_gate_leave(queue, bundle->bytes);
     if (bundle->low)
         wi_gate_low_leave(queue);
-    if (!many) {
-        members_completed(queue, bundle, result);
-        wi_merge_free(queue, bundle);
-        return;
-    }
+    members_completed(queue, bundle, result);
     wi_merge_free(queue, bundle);
-    if (--tail_of(many)->wait.many_out == 0 && tail_of(many)->state == JOB_DEVICE)
-        wi_queue_finish_many(queue, many);
 }
 
 /* The descriptor of the job's file was opened again, or could not be. */
@@ -1317,23 +1173,16 @@ static void reopened(struct weir_queue *queue, struct weir_job *job, int64_t res
 
     tail->marks &= (uint16_t)~MARK_REOPENING;
     if (tail->marks & (MARK_CANCEL_ASKED | MARK_EXPIRED))
-        result = stop_code(tail);
-    if (job->op == WEIR_OP_READ_MANY) { /* `op` was in the same place */
-        tail->wait.many_next = 0;
-        tail->wait.many_out = 0;
-        if (result < 0)
-            skip_ranges(job, result);
-    }
+        result = wi_queue_stop_code(job);
     if (result >= 0)
         wi_queue_requeue(queue, job, true);
-    else if (job->op == WEIR_OP_READ_MANY)
-        wi_queue_finish_many(queue, job);
     else
         wi_queue_finish(queue, job, result);
 }
 
 void wi_queue_completed(struct weir_queue *queue, struct wi_op *chain)
 {
+    queue->stuck = false;
     while (chain) {
         struct wi_op *op = chain;
         struct bundle *bundle = bundle_of(queue, op);
@@ -1356,7 +1205,7 @@ void wi_queue_completed(struct weir_queue *queue, struct wi_op *chain)
             transfer_completed(queue, job, result);
         } else if (result == -ECANCELED &&
                    (tail_of(job)->marks & (MARK_CANCEL_ASKED | MARK_EXPIRED))) {
-            wi_queue_finish(queue, job, stop_code(tail_of(job)));
+            wi_queue_finish(queue, job, wi_queue_stop_code(job));
         } else {
             wi_queue_finish(queue, job, result);
         }
@@ -1376,24 +1225,6 @@ static void unlink_waiting(struct weir_queue *queue, struct weir_job *job)
         wi_sched_remove(queue, job);
     else
         wi_list_remove(&tail_of(job)->link);
-}
-
-/* No more of a READ_MANY is handed over, and what is at the device is to be cancelled. It is off its
- * list, and ends when the last of that is back; at once if nothing is there. */
-static void stop_many(struct weir_queue *queue, struct weir_job *job)
-{
-    skip_ranges(job, stop_code(tail_of(job)));
-    if (tail_of(job)->marks & MARK_CACHED || tail_of(job)->wait.many_out == 0) {
-        wi_queue_finish_many(queue, job);
-        return;
-    }
-    wi_queue_set_state(queue, job, JOB_DEVICE);
-    for (uint32_t i = 0; i < BUNDLES_MAX; i++) {
-        struct bundle *bundle = &queue->bundles[i];
-
-        if (!wi_list_on(&bundle->link) && bundle->many == job && !bundle->stop_asked)
-            bundle->stop_asked = queue->backend->ops->cancel(queue->backend, &bundle->op) == 0;
-    }
 }
 
 /* A merged operation is cancelled only if all its members are to be stopped. */
@@ -1420,10 +1251,6 @@ static int stop_at_device(struct weir_queue *queue, struct weir_job *job)
 
     if (tail->marks & MARK_BUNDLED)
         return stop_bundle(queue, tail->member.bundle);
-    if (job->op == WEIR_OP_READ_MANY && !(tail->marks & MARK_REOPENING)) {
-        stop_many(queue, job);
-        return 0;
-    }
     return queue->backend->ops->cancel(queue->backend, &tail->op);
 }
 
@@ -1431,11 +1258,12 @@ static int stop_at_device(struct weir_queue *queue, struct weir_job *job)
 static void stop_waiting(struct weir_queue *queue, struct weir_job *job, enum job_mark mark)
 {
     tail_of(job)->marks |= (uint16_t)mark;
-    unlink_waiting(queue, job);
+    if (tail_of(job)->state == JOB_QUEUED || job->op != WEIR_OP_READ_MANY)
+        unlink_waiting(queue, job);
     if (job->op == WEIR_OP_READ_MANY)
-        stop_many(queue, job);
+        wi_many_stop(queue, job);
     else
-        wi_queue_finish(queue, job, stop_code(tail_of(job)));
+        wi_queue_finish(queue, job, wi_queue_stop_code(job));
 }
 
 static void fire_timer(struct weir_queue *queue, struct weir_job *job)
@@ -1496,6 +1324,8 @@ static int cancel_job(struct weir_queue *queue, struct weir_job *job)
     switch ((enum job_state)tail->state) {
     case JOB_QUEUED:
     case JOB_LOADING:
+        if (tail->marks & (MARK_CANCEL_ASKED | MARK_EXPIRED))
+            return -EALREADY; /* its parts were asked */
         stop_waiting(queue, job, MARK_CANCEL_ASKED);
         return 0;
     case JOB_RETRY:
@@ -1549,11 +1379,25 @@ void wi_queue_drop_loads(struct weir_queue *queue)
     }
 }
 
+static void cancel_each(struct weir_queue *queue, bool internal)
+{
+    for (uint32_t i = 0; i < queue->slot_count; i++) {
+        struct weir_job *job = queue->slots[i].job;
+
+        if (job && ((tail_of(job)->marks & MARK_INTERNAL) != 0) == internal)
+            (void)cancel_job(queue, job);
+    }
+}
+
 void wi_queue_cancel_all(struct weir_queue *queue)
 {
-    for (uint32_t i = 0; i < queue->slot_count; i++)
-        if (atomic_load_explicit(&queue->slots[i].id, memory_order_relaxed) != 0)
-            (void)cancel_job(queue, queue->slots[i].job);
+    cancel_each(queue, false); /* first, so that its parts know why they end */
+    cancel_each(queue, true);
+}
+
+void wi_queue_stop_part(struct weir_queue *queue, struct weir_job *part)
+{
+    (void)cancel_job(queue, part);
 }
 
 void wi_queue_promote(struct weir_queue *queue, uint64_t job_id, uint32_t io_class)
@@ -1562,13 +1406,18 @@ void wi_queue_promote(struct weir_queue *queue, uint64_t job_id, uint32_t io_cla
 
     if (!job || wi_drr_rank(io_class) >= wi_drr_rank(job->io_class))
         return;
-    if (tail_of(job)->state == JOB_LOADING)
+    if (tail_of(job)->state == JOB_LOADING && (tail_of(job)->marks & MARK_CACHED))
         wi_cached_promote(queue, job, io_class);
-    if (!(tail_of(job)->marks & MARK_CLASSED))
+    if (tail_of(job)->state != JOB_QUEUED)
         return;
-    wi_sched_remove(queue, job);
-    job->io_class = (uint8_t)io_class;
-    wi_sched_push(queue, job, false);
+    if (tail_of(job)->marks & MARK_CLASSED) {
+        wi_sched_remove(queue, job);
+        job->io_class = (uint8_t)io_class;
+        wi_sched_push(queue, job, false);
+    } else {
+        job->io_class = (uint8_t)io_class; /* held, or to look into the cache first */
+    }
+    wi_queue_set_state(queue, job, JOB_QUEUED);
     wi_counter_add(&queue->stats.promoted, 1);
 }
 
@@ -1615,6 +1464,7 @@ void wi_queue_check_stalls(struct weir_queue *queue)
     for (uint32_t i = 0; i < queue->slot_count; i++) {
         struct queue_slot *slot = &queue->slots[i];
         uint64_t next_ns = limit_ns;
+        uint64_t since_ns;
         uint64_t age_ns;
         struct weir_job *job;
 
@@ -1622,13 +1472,14 @@ void wi_queue_check_stalls(struct weir_queue *queue)
             tail_of(slot->job)->state != JOB_DEVICE)
             continue;
         job = slot->job;
-        age_ns = queue->now_ns - tail_of(job)->start_ns;
+        age_ns = (uint64_t)(device_ms(queue) - slot->device_ms) * WI_MSEC_NS;
+        since_ns = queue->now_ns - age_ns;
         if (age_ns < limit_ns)
             continue;
         /* Said at the limit, and at each doubling of it: has one gone by since the last look? */
         while (next_ns <= age_ns / 2)
             next_ns *= 2;
-        if (tail_of(job)->start_ns + next_ns <= queue->stall_seen_ns)
+        if (since_ns + next_ns <= queue->stall_seen_ns)
             continue;
         if (next_ns == limit_ns)
             wi_counter_add(&queue->stats.stalls, 1);

@@ -17,10 +17,6 @@
  */
 #include "engine_internal.h"
 
-#define RANGE_MAX   (256u << 10)
-#define GAP_MAX     (16u << 10)
-#define GROUP_MAX   (1u << 20)
-#define IOVS_MAX    256
 #define SCRATCH     4096u /* larger gaps are several pieces, all of them here */
 #define SORT_BINS   21
 #define END_OF_LIST UINT64_MAX
@@ -134,7 +130,7 @@ static struct group gather(const struct weir_file *file, struct weir_range *rang
     struct group group = { first, 1, range->offset, range->len, range->len, 1 };
     bool can_gap = file->memory_align <= SCRATCH && file->offset_align <= SCRATCH;
 
-    if (!file->regular || wi_file_reads_cached(file) || range->len > RANGE_MAX ||
+    if (!file->regular || wi_file_reads_cached(file) || range->len > MERGE_MEMBER_MAX ||
         range->len == 0)
         return group;
     for (size_t i = first + 1; i < count; i++) {
@@ -142,11 +138,11 @@ static struct group gather(const struct weir_file *file, struct weir_range *rang
 
         range = wi_ranges_nth(ranges, i);
         gap = range->offset - (group.offset + group.bytes);
-        if (range->offset < group.offset + group.bytes || range->len > RANGE_MAX ||
-            range->len == 0 || gap > (can_gap ? GAP_MAX : 0) ||
-            group.bytes + gap + range->len > GROUP_MAX ||
+        if (range->offset < group.offset + group.bytes || range->len > MERGE_MEMBER_MAX ||
+            range->len == 0 || gap > (can_gap ? MERGE_GAP : 0) ||
+            group.bytes + gap + range->len > MERGE_BYTES_MAX ||
             group.bytes + gap + range->len > 2 * (group.asked + range->len) ||
-            group.iovs + pieces_of_gap(gap) + 1 > IOVS_MAX)
+            group.iovs + pieces_of_gap(gap) + 1 > MERGE_IOVS_MAX)
             break;
         group.count++;
         group.asked += range->len;
@@ -166,7 +162,7 @@ static int64_t read_vector(struct weir_file *file, struct weir_range *ranges,
                            const struct group *group)
 {
     const struct wi_os *os = file->engine->os;
-    struct iovec iov[IOVS_MAX];
+    struct iovec iov[MERGE_IOVS_MAX];
     uint64_t at = group->offset;
     uint32_t iovs = 0;
     int64_t result;

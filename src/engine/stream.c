@@ -35,6 +35,7 @@
 
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include <weir/stream.h>
 
@@ -75,6 +76,7 @@ struct weir_stream {
     size_t piece_size;
     int64_t stride;
     uint64_t end;
+    uint64_t size; /* of a file that is not cached, at open; UINT64_MAX: not known */
     weir_stream_fn next;
     void *arg;
     uint32_t room; /* entries of the ring: what is ahead, and what is next or given */
@@ -168,6 +170,7 @@ int weir_stream_open(struct weir_queue *queue, struct weir_file *file,
 {
     struct weir_stream_options full = { 0 };
     struct weir_stream *stream;
+    struct weir_stat stat;
     int rc;
 
     if (!queue || !file || !ret_stream || (options && options->size < sizeof(options->size)))
@@ -184,7 +187,7 @@ int weir_stream_open(struct weir_queue *queue, struct weir_file *file,
         return -ENOMEM;
     stream->queue = queue;
     stream->file = file;
-    stream->cached = file->cache_file != NULL;
+    stream->cached = wi_file_reads_cached(file);
     stream->block_size = stream->cached ? wi_cache_block_size(queue->engine->cache) : 0;
     rc = check_options(stream, &full);
     if (rc < 0)
@@ -197,6 +200,10 @@ int weir_stream_open(struct weir_queue *queue, struct weir_file *file,
     stream->end = full.end == 0 && full.stride >= 0 ? INT64_MAX : full.end;
     stream->next = full.next;
     stream->arg = full.arg;
+    stream->size = UINT64_MAX;
+    if (!stream->cached && full.end == 0 && !full.next && file->regular &&
+        weir_file_stat(file, &stat, NULL) == 0 && (stat.mode & S_IFMT) == S_IFREG)
+        stream->size = stat.size_bytes;
     stream->distance_max = full.ahead_max ? full.ahead_max : default_ahead(stream);
     stream->distance =
         DISTANCE_START < stream->distance_max ? DISTANCE_START : stream->distance_max;
@@ -257,12 +264,21 @@ static bool find_next(struct weir_stream *stream, uint64_t *ret_offset, size_t *
     return true;
 }
 
+/* Where the file seemed to end: nothing is read ahead behind that, but the consumer may ask. */
+static uint64_t file_end(const struct weir_stream *stream)
+{
+    return stream->cached ? wi_cache_file_end(stream->queue->engine->cache, stream->file)
+                          : stream->size;
+}
+
 /* Add the next piece to the ring. False: there is none. */
 static bool plan_piece(struct weir_stream *stream)
 {
     struct piece *piece = piece_at(stream, stream->count);
 
-    if (stream->planned_all)
+    if (stream->planned_all ||
+        (stream->count > 0 && !stream->next && stream->stride >= 0 &&
+         stream->offset >= file_end(stream)))
         return false;
     WEIR_DCHECK(piece->state == PIECE_EMPTY);
     if (!find_next(stream, &piece->offset, &piece->len)) {
@@ -271,7 +287,7 @@ static bool plan_piece(struct weir_stream *stream)
     }
     piece->state = PIECE_PLANNED;
     piece->waited = false;
-    if (piece->len == 0 || piece->len > stream->piece_size ||
+    if (piece->len == 0 || piece->len > stream->piece_size || piece->offset > INT64_MAX ||
         (stream->cached &&
          piece->offset % stream->block_size + piece->len > stream->block_size)) {
         piece->result = -EINVAL;

@@ -21,7 +21,7 @@ static void wake_queues(struct weir_engine *engine)
     list_for_each (node, &engine->queues) {
         struct weir_queue *queue = WI_CONTAINER_OF(node, struct weir_queue, engine_link);
 
-        if (atomic_load_explicit(&queue->stats.in_flight, memory_order_relaxed) > 0)
+        if (atomic_load_explicit(&queue->stats.at_device, memory_order_relaxed) > 0)
             queue->backend->ops->wake(queue->backend);
     }
     wi_mutex_unlock(&engine->mu);

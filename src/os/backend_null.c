@@ -10,10 +10,10 @@
  * never. A cancel of a hanging operation ends it; of a delayed one, chance decides, as with a
  * device that has or has not begun.
  *
- * With a device of the test's own (struct wi_null_device) the test says when each operation is due
- * and what comes of it, and a wait in `turn` moves the test's clock instead of sleeping. Only a
- * wait without an end sleeps: another thread has to wake it. The descriptor knows nothing of
- * that clock.
+ * With a device of the test's own (struct wi_null_device) the test says when each operation is
+ * due and what comes of it, and a wait in `turn` moves the test's clock instead of sleeping.
+ * Only a wait without an end sleeps: another thread has to wake it. The descriptor knows
+ * nothing of that clock.
  *
  * Descriptor   an epoll over the waker and a timer for the earliest due time, so that it is
  *              readable exactly when turn has something to return.

@@ -17,7 +17,8 @@ struct rig {
     struct weir_queue *queue;
 };
 
-/* The device with its defaults; all options may be NULL. rig_start() opens engine, file, queue. */
+/* The device with its defaults; all options may be NULL. rig_start() opens engine, file,
+ * queue. */
 void rig_init(struct rig *rig);
 void rig_start(struct rig *rig, const struct weir_engine_options *engine_options,
                const struct weir_queue_options *queue_options);
@@ -46,7 +47,8 @@ struct item {
     size_t len;
     uint64_t offset; /* inside its region */
 };
-/* Prepare a read (write: with the pattern of `seed`) in the region of its class. Not submitted. */
+/* Prepare a read (write: with the pattern of `seed`) in the region of its class. Not
+ * submitted. */
 void item_read(struct rig *rig, struct item *item, uint32_t io_class, uint64_t offset,
                size_t len);
 void item_write(struct rig *rig, struct item *item, uint32_t io_class, uint64_t offset,

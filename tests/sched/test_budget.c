@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_budget.c - what may be at the device, of a queue and of an engine, in bytes and operations:
- * never more, and never so little that somebody waits for ever
+ * test_budget.c - what may be at the device, of a queue and of an engine, in bytes and
+ * operations: never more, and never so little that somebody waits for ever
  */
 #include "rig.h"
 
@@ -90,7 +90,7 @@ static bool all_done(const struct item *items, size_t count)
     return true;
 }
 
-/* --- never more ---------------------------------------------------------------------------- */
+/* --- never more ----------------------------------------------------------------------- */
 
 static void run_limits(uint64_t engine_bytes, uint32_t engine_ops, uint64_t queue_bytes,
                        uint32_t flags)
@@ -183,7 +183,7 @@ static void budget__one_operation_a_queue_is_always_allowed(void **state)
     items_free(items, QUEUES * EACH);
 }
 
-/* --- never for ever ------------------------------------------------------------------------- */
+/* --- never for ever ------------------------------------------------------------------- */
 
 static void budget__an_operation_larger_than_all_of_it_runs_alone(void **state)
 {
@@ -248,8 +248,8 @@ static void budget__a_queue_that_nobody_runs_does_not_stop_others(void **state)
     items_free(items, 2 * EACH);
 }
 
-/* Room comes back when an operation completes, not when somebody does something with what it read:
- * these are done and nobody takes them, and the others go on at full depth. */
+/* Room comes back when an operation completes, not when somebody does something with what it
+ * read: these are done and nobody takes them, and the others go on at full depth. */
 static void budget__is_given_back_at_completion(void **state)
 {
     enum {

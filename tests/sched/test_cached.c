@@ -11,7 +11,8 @@
 
 #define BLOCK ((size_t)64 * 1024)
 
-/* A rig with a cache of `blocks`, and a cached file of `size` bytes that holds the device's pattern. */
+/* A rig with a cache of `blocks`, and a cached file of `size` bytes that holds the device's
+ * pattern. */
 static void cached_rig(struct rig *rig, struct weir_file **ret_file, uint64_t blocks,
                        uint64_t size, uint64_t ttl_ns)
 {
@@ -67,7 +68,7 @@ static void view_of(struct probe *probe, struct weir_file *file, uint64_t offset
     probe->job.buf = view;
 }
 
-/* --- who loads ----------------------------------------------------------------------------- */
+/* --- who loads ------------------------------------------------------------------------ */
 
 static void cached__one_load_for_all_readers_of_a_queue(void **state)
 {
@@ -306,7 +307,7 @@ static void cached__willneed_loads_and_is_done_at_once(void **state)
     cached_close(&rig, file);
 }
 
-/* --- READ_MANY ------------------------------------------------------------------------------ */
+/* --- READ_MANY ------------------------------------------------------------------------ */
 
 static int64_t fail_block_9(struct test_device *device, const struct device_op *entry)
 {
@@ -370,7 +371,7 @@ static void cached__many_ranges_through_the_cache(void **state)
     free(bytes);
 }
 
-/* --- views, and room ---------------------------------------------------------------------------- */
+/* --- views, and room ------------------------------------------------------------------ */
 
 static void cached__views_pin_and_are_bounded(void **state)
 {
@@ -494,7 +495,7 @@ static void cached__a_queue_that_nobody_runs_holds_nobody_up(void **state)
     items_free(items, 2 * BLOCKS);
 }
 
-/* --- readers that leave -------------------------------------------------------------------------- */
+/* --- readers that leave --------------------------------------------------------------- */
 
 static void cached__a_reader_that_leaves_does_not_end_the_load(void **state)
 {
@@ -562,7 +563,7 @@ static void cached__close_with_readers_and_loads(void **state)
     items_free(items, COUNT_);
 }
 
-/* --- our own writes ------------------------------------------------------------------------------- */
+/* --- our own writes ------------------------------------------------------------------- */
 
 struct write_race {
     uint64_t load_ns;
@@ -587,13 +588,14 @@ static void cached__a_write_during_the_load_is_not_lost(void **state)
     struct rig rig;
 
     (void)state;
-    for (size_t r = 0; r < COUNT(races); r++) {
-        struct write_race race = races[r];
+    for (size_t r = 0; r < 2 * COUNT(races); r++) {
+        struct write_race race = races[r / 2];
 
         cached_rig(&rig, &file, 32, 4 * MIB, 0);
         rig.device.watch = race_watch;
         rig.device.context = &race;
         rig.device.latency_ns = race.load_ns;
+        rig.device.early = r % 2 == 0;
         read_of(&rig, file, &items[0], 0, BLOCK);
         items_submit(rig.queue, items, 1);
         check(weir_queue_run(rig.queue) >= 0);
@@ -620,9 +622,9 @@ static void cached__a_write_during_the_load_is_not_lost(void **state)
 }
 
 /*
- * Random reads and writes of two queues on a few blocks, half of which fit the cache. Each sector
- * carries its version. A read must not see less than what had been done when it was submitted,
- * nor more than what was submitted when it was done.
+ * Random reads and writes of two queues on a few blocks, half of which fit the cache. Each
+ * sector carries its version. A read must not see less than what had been done when it was
+ * submitted, nor more than what was submitted when it was done.
  */
 enum {
     SECTOR = 512,
@@ -733,6 +735,7 @@ static void versions_watch(struct test_device *device, const struct device_op *e
 
     (void)entry;
     device->latency_ns = 1 + rng_below(&all->rng, 400 * TEST_US);
+    device->early = rng_below(&all->rng, 2) == 0;
 }
 
 /* Returns how many blocks were found in the cache. */

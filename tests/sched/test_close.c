@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_close.c - a full backlog: what is taken is answered once, what is not taken is not touched
+ * test_close.c - a full backlog: what is taken is answered once, what is not taken is not
+ * touched
  */
 #include "rig.h"
 

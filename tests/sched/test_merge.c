@@ -30,8 +30,8 @@ static void make_parts(struct rig *rig, const struct part *parts, size_t count,
     }
 }
 
-/* Submit the parts together; all succeed with the right bytes. Returns how many operations that took;
- * `rig` stays open, to look at. */
+/* Submit the parts together; all succeed with the right bytes. Returns how many operations that
+ * took; `rig` stays open, to look at. */
 static size_t run_parts(struct rig *rig, const struct weir_queue_options *options,
                         const struct part *parts, size_t count)
 {
@@ -63,7 +63,7 @@ static void check_parts(const struct weir_queue_options *options, const struct p
         check_parts((options), parts_, COUNT(parts_), (want), __LINE__); \
     } while (0)
 
-/* --- reads: when and when not ---------------------------------------------------------------- */
+/* --- reads: when and when not --------------------------------------------------------- */
 
 static void merge__neighbours_with_gaps_become_one_read(void **state)
 {
@@ -242,7 +242,7 @@ static void merge__vectored_reads_are_right(void **state)
     items_free(items, COUNT_);
 }
 
-/* --- the aim ------------------------------------------------------------------------------------ */
+/* --- the aim -------------------------------------------------------------------------- */
 
 static void shuffle(uint32_t *order, size_t count, struct test_rng *rng)
 {
@@ -322,7 +322,7 @@ static void merge__gathers_behind_a_full_device(void **state)
     items_free(items, 64);
 }
 
-/* --- writes --------------------------------------------------------------------------------------- */
+/* --- writes --------------------------------------------------------------------------- */
 
 static void merge__writes_only_where_they_touch(void **state)
 {
@@ -355,7 +355,8 @@ static void merge__writes_only_where_they_touch(void **state)
                 { .offset = 4097, .len = 4096, .write = 1 });
 }
 
-/* Writes that overlap end as they would one after the other, whatever is merged and reordered. */
+/* Writes that overlap end as they would one after the other, whatever is merged and
+ * reordered. */
 static void merge__overlapping_writes_keep_their_order(void **state)
 {
     enum {
@@ -403,7 +404,7 @@ static void merge__overlapping_writes_keep_their_order(void **state)
     items_free(items, COUNT_);
 }
 
-/* --- when it goes wrong ------------------------------------------------------------------------------ */
+/* --- when it goes wrong --------------------------------------------------------------- */
 
 #define BAD 50000u /* a byte that cannot be read or written */
 
@@ -441,8 +442,8 @@ static void merge__one_bad_member_fails_alone(void **state)
     items_free(items, 20);
 }
 
-/* A write that failed for good is never tried again (docs/durability.md), so neither are parts of
- * one; a transient failure is. */
+/* A write that failed for good is never tried again (docs/durability.md), so neither are parts
+ * of one; a transient failure is. */
 static int64_t fail_with_context(struct test_device *device, const struct device_op *entry)
 {
     int *code = device->context;
@@ -537,7 +538,7 @@ static void merge__short_transfers_are_continued(void **state)
     items_free(items, 10);
 }
 
-/* --- members that end early --------------------------------------------------------------------------- */
+/* --- members that end early ----------------------------------------------------------- */
 
 static void merge__cancelled_and_expired_members_leave_the_others_whole(void **state)
 {
@@ -612,7 +613,7 @@ static void merge__an_operation_whose_members_are_all_cancelled_is_cancelled(voi
     items_free(items, 8);
 }
 
-/* --- READ_MANY ------------------------------------------------------------------------------------------- */
+/* --- READ_MANY ------------------------------------------------------------------------ */
 
 static int64_t run_many(struct rig *rig, struct weir_range *ranges, size_t count,
                         struct probe *probe)

@@ -2,13 +2,13 @@
 /*
  * test_model.c - random jobs on a device that fails, lags, hangs and stops short
  *
- * Two queues of one engine, small limits, merging on. Reads, writes, vectored ones, many ranges,
- * timers and syncs of all classes, with and without sequence numbers and time limits, are
- * submitted from the loop and from `done`, and some are cancelled. Then:
+ * Two queues of one engine, small limits, merging on. Reads, writes, vectored ones, many
+ * ranges, timers and syncs of all classes, with and without sequence numbers and time limits,
+ * are submitted from the loop and from `done`, and some are cancelled. Then:
  *
  *   M1  every job that was taken is done exactly once
- *   M2  a result is the whole count, short only at the end of the disk, or an error that the device
- *       gave, or that was asked for (cancel, time limit)
+ *   M2  a result is the whole count, short only at the end of the disk, or an error that the
+ *       device gave, or that was asked for (cancel, time limit)
  *   M3  what was read is the disk's pattern; nothing outside the buffer is touched (ASan)
  *   M4  what a write reported as done is on the disk; what nobody wrote is not
  *   M5  a read flagged AFTER_WRITES sees the writes that had been done when it was submitted
@@ -84,7 +84,7 @@ static uint64_t below(struct model *model, uint64_t limit)
     return rng_below(&model->rng, limit);
 }
 
-/* --- the device ------------------------------------------------------------------------------ */
+/* --- the device ----------------------------------------------------------------------- */
 
 static int64_t model_fault(struct test_device *device, const struct device_op *entry)
 {
@@ -139,7 +139,7 @@ static void model_watch(struct test_device *device, const struct device_op *entr
         check(entry->bytes <= MIB);
 }
 
-/* --- jobs -------------------------------------------------------------------------------------- */
+/* --- jobs ----------------------------------------------------------------------------- */
 
 static void model_done(struct weir_job *job);
 
@@ -294,7 +294,7 @@ static void submit_one(struct model *model)
     let_go(slot);
 }
 
-/* --- done -------------------------------------------------------------------------------------- */
+/* --- done ----------------------------------------------------------------------------- */
 
 static void check_read(const struct model *model, const struct slot *slot, uint64_t bytes)
 {
@@ -389,7 +389,7 @@ static void model_done(struct weir_job *job)
         submit_one(model);
 }
 
-/* --- a run ---------------------------------------------------------------------------------------- */
+/* --- a run ---------------------------------------------------------------------------- */
 
 static void cancel_one(struct model *model)
 {

@@ -15,7 +15,7 @@ static const struct weir_queue_options one_by_one = {
     .flags = WEIR_QUEUE_NO_MERGE,
 };
 
-/* --- inside a class ------------------------------------------------------------------------ */
+/* --- inside a class ------------------------------------------------------------------- */
 
 static void order__is_first_come_inside_a_class(void **state)
 {
@@ -185,7 +185,7 @@ static void order__cancelled_and_expired_jobs_leave_the_rest_in_order(void **sta
     items_free(items, COUNT_);
 }
 
-/* --- what comes back ------------------------------------------------------------------------- */
+/* --- what comes back ------------------------------------------------------------------ */
 
 static int64_t fail_first_once(struct test_device *device, const struct device_op *entry)
 {
@@ -214,8 +214,8 @@ static void order__a_retry_goes_before_those_of_its_class_that_wait(void **state
         if (rig.device.log[i].offset == 0)
             second = i;
     }
-    /* It waited its millisecond and the rest of the wheel's tick (10 to 21 operations), and then went
-     * before all others. */
+    /* It waited its millisecond and the rest of the wheel's tick (10 to 21 operations), and
+     * then went before all others. */
     if (second < 10 || second > 24)
         fail_msg("it went as number %zu", second);
     rig_close(&rig);
@@ -249,7 +249,7 @@ static void order__the_rest_of_a_short_read_goes_first(void **state)
     items_free(items, 10);
 }
 
-/* --- classes --------------------------------------------------------------------------------- */
+/* --- classes -------------------------------------------------------------------------- */
 
 static const uint32_t weights[WEIR_CLASSES] = {
     [WEIR_CLASS_SYNC] = 64,    [WEIR_CLASS_FOREGROUND] = 32, [WEIR_CLASS_BATCH] = 8,

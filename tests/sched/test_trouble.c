@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- what hangs ---------------------------------------------------------------------------- */
+/* --- what hangs ----------------------------------------------------------------------- */
 
 struct lines {
     unsigned count;
@@ -137,7 +137,7 @@ static void stall__is_not_said_of_what_waits(void **state)
     items_free(items, 50);
 }
 
-/* --- where everything fails --------------------------------------------------------------------- */
+/* --- where everything fails ----------------------------------------------------------- */
 
 static int64_t always(struct test_device *device, const struct device_op *entry)
 {

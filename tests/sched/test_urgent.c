@@ -126,7 +126,7 @@ static void law_rig(struct rig *rig, struct law *law, uint32_t flags)
     rig_start(rig, NULL, &options);
 }
 
-/* --- one queue ----------------------------------------------------------------------------- */
+/* --- one queue ------------------------------------------------------------------------ */
 
 static void urgent__lower_classes_have_one_small_operation(void **state)
 {
@@ -158,6 +158,45 @@ static void urgent__lower_classes_have_one_small_operation(void **state)
         rig_close(&rig);
         items_free(items, COUNT_);
     }
+}
+
+/* The urgent work itself takes its time: it is under way for as long as it is at the device,
+ * and that is what matters on a slow one. */
+static void urgent__is_under_way_until_it_has_ended(void **state)
+{
+    enum {
+        COUNT_ = 400
+    };
+    struct item *items = items_new(COUNT_);
+    struct weir_queue *queues[2];
+    struct item *urgent = items_new(1);
+    struct law law;
+    struct rig rig;
+
+    (void)state;
+    for (int other = 0; other < 2; other++) {
+        law_rig(&rig, &law, WEIR_QUEUE_NO_MERGE);
+        queues[0] = rig.queue;
+        queues[1] = rig_queue(&rig, NULL);
+        rig.device.latency_ns = 60 * TEST_MS;
+        item_read(&rig, urgent, WEIR_CLASS_FOREGROUND, 0, 4096);
+        items_submit(queues[other], urgent, 1);
+        check(weir_queue_run(queues[other]) >= 0);
+        rig.device.latency_ns = 500 * TEST_US;
+        for (uint32_t i = 0; i < COUNT_; i++)
+            item_read(&rig, &items[i], WEIR_CLASS_BACKGROUND, i * 80 * KIB, 4096);
+        items_submit(queues[0], items, COUNT_);
+        while (urgent->probe.done == 0)
+            (void)test_device_step(&rig.device, queues, 2);
+        check(law.low_starts_urgent > 20);
+        check_code((int64_t)law.low_starts_calm, 0);
+        rig_drain(queues[0]);
+        items_check(&rig, items, COUNT_);
+        check_code(weir_queue_close(queues[1], 0), 0);
+        rig_close(&rig);
+    }
+    items_free(items, COUNT_);
+    items_free(urgent, 1);
 }
 
 /* Nothing happens any more, and yet the queue goes on by itself when the time has come. */
@@ -249,7 +288,7 @@ static void urgent__large_reads_and_writes_are_cut(void **state)
     items_free(items, 2);
 }
 
-/* --- several queues -------------------------------------------------------------------------- */
+/* --- several queues ------------------------------------------------------------------- */
 
 static void urgent__counts_across_queues(void **state)
 {
@@ -331,8 +370,8 @@ static void urgent__two_lower_queues_both_go_on(void **state)
     items_free(items, 2 * COUNT_);
 }
 
-/* Two waiting owners, one a thread, would be woken; here the one that ran last only left word that it
- * waits, and nobody ever runs it again. */
+/* Two waiting owners, one a thread, would be woken; here the one that ran last only left word
+ * that it waits, and nobody ever runs it again. */
 static void urgent__a_queue_that_nobody_runs_does_not_stop_another(void **state)
 {
     enum {
@@ -415,6 +454,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(urgent__lower_classes_have_one_small_operation),
+        cmocka_unit_test(urgent__is_under_way_until_it_has_ended),
         cmocka_unit_test(urgent__full_depth_again_after_ten_milliseconds),
         cmocka_unit_test(urgent__large_reads_and_writes_are_cut),
         cmocka_unit_test(urgent__counts_across_queues),

@@ -2,16 +2,17 @@
 /*
  * test_bytes.c - the storm with bytes: cache, prefetch and merging on, every byte checked
  *
- * Two owners, each with a queue after the other on one engine, read and write the same two files
- * through three handles: cached, not cached (of the same file), cached and direct. Reads are
- * random, in order, strided, of many ranges, views, by jobs and by blocking calls; some are
+ * Two owners, each with a queue after the other on one engine, read and write the same two
+ * files through three handles: cached, not cached (of the same file), cached and direct. Reads
+ * are random, in order, strided, of many ranges, views, by jobs and by blocking calls; some are
  * cancelled or run out of time; queues are closed with all of that in the air. The cache is
- * smaller than the files, and every round has another policy.
+ * smaller than the files, every round has another policy, and some have fewer descriptors than
+ * handles.
  *
  * Each word of a file holds its unit's number and version. A unit is written by one owner only,
  * one write at a time. So whoever reads knows the least version that it may see (the last one
- * whose write was done before the read began) and the highest (the last one given out before the
- * read was done). A view's bytes may not change until it is released.
+ * whose write was done before the read began) and the highest (the last one given out before
+ * the read was done). A view's bytes may not change until it is released.
  *
  *   WEIR_SEED         what happens; threads still interleave as they like
  *   WEIR_STORM_JOBS   how many jobs in all for each backend, 60,000
@@ -118,7 +119,7 @@ static uint64_t below(struct owner *owner, uint64_t limit)
     return rng_below(&owner->rng, limit);
 }
 
-/* --- what bytes say ------------------------------------------------------------------------- */
+/* --- what bytes say ------------------------------------------------------------------- */
 
 static void fill_unit(uint8_t *buf, unsigned file, uint32_t unit, uint32_t version)
 {
@@ -163,7 +164,7 @@ static void check_words(struct storm *storm, unsigned file, uint64_t offset, con
     count(&tally.checked, len);
 }
 
-/* --- views ------------------------------------------------------------------------------------- */
+/* --- views ---------------------------------------------------------------------------- */
 
 static uint64_t sum_of(const struct weir_view *view)
 {
@@ -200,7 +201,7 @@ static void hold_view(struct owner *owner, struct handle *handle, struct weir_vi
     held->sum = owner->storm->moves ? sum_of(view) : 0;
 }
 
-/* --- jobs ---------------------------------------------------------------------------------------- */
+/* --- jobs ----------------------------------------------------------------------------- */
 
 static void on_done(struct weir_job *job);
 
@@ -403,7 +404,7 @@ static void on_done(struct weir_job *job)
         submit_one(owner);
 }
 
-/* --- blocking calls ----------------------------------------------------------------------------- */
+/* --- blocking calls ------------------------------------------------------------------- */
 
 static void block_once(struct owner *owner)
 {
@@ -439,7 +440,7 @@ static void block_once(struct owner *owner)
         complain(owner->storm, "a view: %s", weir_code_name(rc));
 }
 
-/* --- the threads ---------------------------------------------------------------------------------- */
+/* --- the threads ---------------------------------------------------------------------- */
 
 static void take_turn(struct owner *owner)
 {
@@ -499,7 +500,7 @@ static void *run_owner(void *arg)
     return NULL;
 }
 
-/* --- a round ------------------------------------------------------------------------------------- */
+/* --- a round -------------------------------------------------------------------------- */
 
 static void make_files(const char *const *paths)
 {
@@ -531,7 +532,8 @@ static void open_handle(struct storm *storm, struct handle *handle, unsigned num
     check_code(weir_file_open(storm->engine, NULL, path, flags, 0, &handle->file, NULL), 0);
 }
 
-/* Once more, when all is quiet: the last version that was done, or one that was cut short after. */
+/* Once more, when all is quiet: the last version that was done, or one that was cut short
+ * after. */
 static void check_files(struct storm *storm)
 {
     uint8_t *buf = malloc(FILE_BYTES);
@@ -557,6 +559,7 @@ static void run_round(uint32_t backend, uint32_t round, uint64_t jobs)
         .cache_bytes = 16 * 1024 * (48 + 40 * round),
         .cache_policy = round % WEIR_POLICIES,
         .device_bytes = round % 2 ? 512 * KIB : 0,
+        .open_files = round % 3 == 2 ? 2 : 0, /* fewer than handles */
     };
     const char *const paths[FILES] = { test_new_path("storm"), test_new_path("storm") };
     struct storm *storm = calloc(1, sizeof(*storm));

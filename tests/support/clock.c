@@ -47,7 +47,7 @@ void test_device_pass(struct test_device *device, uint64_t ns)
     device->now_ns += ns;
 }
 
-/* --- the disk ------------------------------------------------------------------------------ */
+/* --- the disk ------------------------------------------------------------------------- */
 
 static void copy_piece(struct test_device *device, bool write, uint8_t *buf, size_t len,
                        uint64_t offset)
@@ -101,7 +101,7 @@ void test_device_disk(struct test_device *device, uint64_t size, uint64_t room)
     device->disk_room = room;
 }
 
-/* --- the device ---------------------------------------------------------------------------- */
+/* --- the device ----------------------------------------------------------------------- */
 
 static struct test_device *device_of(struct wi_null_device *device)
 {
@@ -129,6 +129,7 @@ static struct device_op *add_entry(struct test_device *device, const struct wi_o
         .bytes = op->len,
         .pieces = 1,
         .start_ns = device->now_ns,
+        .result = -1,
         .ops_then = 1,
         .own_ops_then = 1,
         .region_ops_then = 1,
@@ -182,6 +183,8 @@ static uint64_t device_start(struct wi_null_device *base, const struct wi_op *op
         device->busy_until_ns[server] = entry->due_ns;
     if (device->watch != NULL)
         device->watch(device, entry);
+    if (device->early && (op->kind == WI_OP_READ || op->kind == WI_OP_READV))
+        entry->result = move_bytes(device, op, INT64_MAX);
     return entry->due_ns;
 }
 
@@ -203,7 +206,9 @@ static int64_t device_end(struct wi_null_device *base, const struct wi_op *op, i
         result = device->fault(device, entry);
     else if (result == 0)
         result = INT64_MAX;
-    if (result >= 0)
+    if (result >= 0 && entry->result >= 0)
+        result = result < entry->result ? result : entry->result;
+    else if (result >= 0)
         result = move_bytes(device, op, (uint64_t)result);
     entry->end_ns = device->now_ns;
     entry->op = NULL;

@@ -3,11 +3,11 @@
  * clock.h - time that a test drives, and a device that lives in it
  *
  * The clock is an os table: the kernel's own calls, but for the time, which stands still until
- * somebody waits. The device sits below the null backend of every queue of one engine. It serves
- * `width` operations at a time, each in `latency_ns` plus its bytes at `bytes_per_sec`, moves bytes
- * between their buffers and a made-up disk, fails what it is told to fail, and writes down all that it
- * was given, in order. A wait of a queue moves the clock to what is due next; so tests of time run
- * at once and always alike.
+ * somebody waits. The device sits below the null backend of every queue of one engine. It
+ * serves `width` operations at a time, each in `latency_ns` plus its bytes at `bytes_per_sec`,
+ * moves bytes between their buffers and a made-up disk, fails what it is told to fail, and
+ * writes down all that it was given, in order. A wait of a queue moves the clock to what is due
+ * next; so tests of time run at once and always alike.
  *
  *     test_device_init(&device);
  *     device.width = 4;
@@ -38,7 +38,7 @@ struct device_op {
     uint64_t start_ns;
     uint64_t due_ns; /* UINT64_MAX: hangs */
     uint64_t end_ns; /* 0: at the device */
-    int64_t result;
+    int64_t result;  /* before the end: what an early read has moved, or -1 */
     /* What was at the device when it started, itself included. */
     uint64_t ops_then;
     uint64_t bytes_then;
@@ -61,17 +61,20 @@ struct test_device {
     uint32_t width; /* at most 64 */
     uint64_t latency_ns;
     uint64_t bytes_per_sec; /* 0: no end of them */
-    /* What the operation comes to instead of success: a negative code, or at most so many bytes;
-     * INT64_MAX: all. NULL: all of them succeed. */
+    /* What the operation comes to instead of success: a negative code, or at most so many
+     * bytes; INT64_MAX: all. NULL: all of them succeed. */
     int64_t (*fault)(struct test_device *device, const struct device_op *entry);
     /* True: it never ends by itself. May be NULL. */
     bool (*hangs)(struct test_device *device, const struct device_op *entry);
+    /* Reads take their bytes when they start, not when they end: so a write may overtake
+     * them. */
+    bool early;
     /* Called when an operation has been written down at its start. May be NULL. */
     void (*watch)(struct test_device *device, const struct device_op *entry);
     void *context; /* the test's */
 
-    /* The disk. Without memory of its own it reads as the pattern of `seed` (of the offset inside
-     * its region), and forgets what is written. */
+    /* The disk. Without memory of its own it reads as the pattern of `seed` (of the offset
+     * inside its region), and forgets what is written. */
     uint64_t seed;
     uint8_t *disk;
     uint64_t disk_size; /* where every region ends; writes past it grow it up to disk_room */
@@ -103,8 +106,8 @@ void test_device_engine(struct test_device *device, const struct weir_engine_opt
 
 void test_device_pass(struct test_device *device, uint64_t ns);
 
-/* One run of each queue. If none of them had anything to do, the clock moves to what is due next, but
- * at most a quarter of a millisecond. Returns how many jobs were done. */
+/* One run of each queue. If none of them had anything to do, the clock moves to what is due
+ * next, but at most a quarter of a millisecond. Returns how many jobs were done. */
 unsigned test_device_step(struct test_device *device, struct weir_queue *const *queues,
                           size_t count);
 
