@@ -11,7 +11,7 @@
 #include <time.h>
 #include <weir/weir.h>
 
-#define BLOCK 4096u
+#define BLOCK ((size_t)4096)
 
 struct block {
     struct weir_job job;

@@ -58,8 +58,8 @@ struct weir_copy_result {
 };
 
 struct weir_copy_options {
-    size_t size;      /* sizeof(struct weir_copy_options), as the caller knows it */
-    uint32_t flags;   /* WEIR_COPY_* */
+    size_t size;    /* sizeof(struct weir_copy_options), as the caller knows it */
+    uint32_t flags; /* WEIR_COPY_* */
     /* Files copied at once; 0 means as many as may be: one less than the files lane has
      * threads, so that opens and syncs of the same engine go on meanwhile, and at least 1. */
     uint32_t workers;

@@ -77,8 +77,8 @@ struct weir_engine_options {
     uint32_t device_ops;   /* 0: 1024 */
 
     uint32_t open_files; /* descriptors held open at most; 0: one a file, while it is open */
-    uint64_t stall_ns;   /* log an operation that is at the device for longer; 0: 5 s; at least
-                            10 ms; WEIR_NEVER */
+    uint64_t
+        stall_ns; /* log an operation that is at the device for longer; 0: 5 s; WEIR_NEVER */
 };
 
 /*

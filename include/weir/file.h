@@ -35,7 +35,7 @@ enum weir_open_flag {
     WEIR_OPEN_NOFOLLOW = 1u << 6,  /* -ELOOP if the last part of the name is a link */
     WEIR_OPEN_DIRECTORY = 1u << 7, /* a directory, for use as `dir` and for syncing it */
     WEIR_OPEN_UNNAMED = 1u << 8,   /* an unnamed file in the directory `path` (O_TMPFILE) */
-    WEIR_OPEN_CACHED = 1u << 9     /* reads go through the engine's block cache (view.h); -EINVAL
+    WEIR_OPEN_CACHED = 1u << 9 /* reads go through the engine's block cache (view.h); -EINVAL
                                       if the engine has none. With DIRECT, reads need no
                                       alignment; writes still do */
 };
@@ -46,7 +46,8 @@ enum weir_open_flag {
  * With `open_files` in the engine's options, the descriptor of a regular file may be closed
  * while nobody uses it and all its writes are synced, and opened again by the name that the
  * file had then. If that name leads to another file by now, or to none, all that is done with
- * this one is -ESTALE from there on.
+ * this one is -ESTALE from there on. That holds for names that the engine changes as well: of a file
+ * that is renamed (WEIR_OP_RENAME) while it is open, use the new handle that you open by its new name.
  *
  * `dir` is the directory that a relative `path` starts from; NULL means the current one.
  * Returns 0 and a file to be closed with weir_file_close(), or a negative errno;
@@ -71,6 +72,8 @@ WEIR_API int weir_file_adopt(struct weir_engine *engine, int fd, const char *nam
  * Close the file. No job on it may be in flight: then it returns -EBUSY and changes nothing.
  * Else the handle is gone, whatever is returned: 0, or the error that close(2) reported,
  * or the sync error that had poisoned the file. NULL is allowed.
+ * Blocking calls on the file must have ended before; with `open_files` in the engine's options, close
+ * waits for those on regular files opened by name, but for weir_view_try(), which takes no notice.
  * A queue that had the file registered lets go of it at its next run at the latest.
  * Thread: any, once. Blocks: on I/O.
  */

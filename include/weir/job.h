@@ -43,30 +43,30 @@ typedef int64_t (*weir_call_fn)(void *context);
 /* What a job does. The fields it reads are named behind it. */
 enum weir_op {
     WEIR_OP_NONE = 0,
-    WEIR_OP_READ = 1,      /* file, buf, len, offset */
-    WEIR_OP_WRITE = 2,     /* file, buf, len, offset */
-    WEIR_OP_READV = 3,     /* file, buf: const struct iovec *, len: their number, offset */
-    WEIR_OP_WRITEV = 4,    /* as READV */
-    WEIR_OP_FSYNC = 5,     /* file */
-    WEIR_OP_FDATASYNC = 6, /* file */
-    WEIR_OP_OPEN = 7,      /* file: directory or NULL, path, mode, flags: WEIR_OPEN_*,
+    WEIR_OP_READ = 1,       /* file, buf, len, offset */
+    WEIR_OP_WRITE = 2,      /* file, buf, len, offset */
+    WEIR_OP_READV = 3,      /* file, buf: const struct iovec *, len: their number, offset */
+    WEIR_OP_WRITEV = 4,     /* as READV */
+    WEIR_OP_FSYNC = 5,      /* file */
+    WEIR_OP_FDATASYNC = 6,  /* file */
+    WEIR_OP_OPEN = 7,       /* file: directory or NULL, path, mode, flags: WEIR_OPEN_*,
                                buf: struct weir_file ** that receives the file */
-    WEIR_OP_CLOSE = 8,     /* file */
-    WEIR_OP_STAT = 9,      /* file, or path from directory `file`; buf: struct weir_stat * */
-    WEIR_OP_TRUNCATE = 10, /* file, offset: the new size */
-    WEIR_OP_ALLOCATE = 11, /* file, offset, len */
-    WEIR_OP_MKDIR = 12,    /* file: directory or NULL, path, mode */
-    WEIR_OP_UNLINK = 13,   /* file, path */
-    WEIR_OP_RMDIR = 14,    /* file, path */
-    WEIR_OP_RENAME = 15,   /* file, path, path2; both from the same directory */
-    WEIR_OP_LINK = 16,     /* file, path, path2 */
-    WEIR_OP_SYMLINK = 17,  /* file, path: the target, path2: the link */
-    WEIR_OP_READLINK = 18, /* file, path, buf, len; result is the target's length */
-    WEIR_OP_LIST = 19,     /* file: an open directory; buf, len: filled with
+    WEIR_OP_CLOSE = 8,      /* file */
+    WEIR_OP_STAT = 9,       /* file, or path from directory `file`; buf: struct weir_stat * */
+    WEIR_OP_TRUNCATE = 10,  /* file, offset: the new size */
+    WEIR_OP_ALLOCATE = 11,  /* file, offset, len */
+    WEIR_OP_MKDIR = 12,     /* file: directory or NULL, path, mode */
+    WEIR_OP_UNLINK = 13,    /* file, path */
+    WEIR_OP_RMDIR = 14,     /* file, path */
+    WEIR_OP_RENAME = 15,    /* file, path, path2; both from the same directory */
+    WEIR_OP_LINK = 16,      /* file, path, path2 */
+    WEIR_OP_SYMLINK = 17,   /* file, path: the target, path2: the link */
+    WEIR_OP_READLINK = 18,  /* file, path, buf, len; result is the target's length */
+    WEIR_OP_LIST = 19,      /* file: an open directory; buf, len: filled with
                                struct weir_dirent; result is the bytes used, 0 at the end */
-    WEIR_OP_CALL = 20,     /* lane, call, buf: its context */
-    WEIR_OP_NOP = 21,      /* nothing; with timeout_ns it is a timer, done with 0 */
-    WEIR_OP_CANCEL = 22,   /* offset: the id of the job to cancel; for posting */
+    WEIR_OP_CALL = 20,      /* lane, call, buf: its context */
+    WEIR_OP_NOP = 21,       /* nothing; with timeout_ns it is a timer, done with 0 */
+    WEIR_OP_CANCEL = 22,    /* offset: the id of the job to cancel; for posting */
     WEIR_OP_VIEW = 23,      /* file, offset, len, buf: struct weir_view *; see view.h */
     WEIR_OP_READ_MANY = 24, /* file, buf: struct weir_range *, len: their number */
     WEIR_OP_ADVISE = 25,    /* file, offset, buf: NULL, len, mode: WEIR_ADVICE_* */
@@ -107,12 +107,13 @@ struct weir_permit;
 
 struct weir_job {
     /* Set by the caller, or by the functions below. Not changed by the library. */
-    uint16_t op;       /* enum weir_op */
-    uint8_t io_class;  /* enum weir_class */
-    uint8_t lane;      /* enum weir_lane, for CALL */
-    uint32_t flags;    /* WEIR_JOB_*; for OPEN instead WEIR_OPEN_* */
-    uint32_t sequence; /* order inside a class: lower first, equals in the order of submitting */
-    uint32_t mode;     /* permission bits for OPEN and MKDIR */
+    uint16_t op;      /* enum weir_op */
+    uint8_t io_class; /* enum weir_class */
+    uint8_t lane;     /* enum weir_lane, for CALL */
+    uint32_t flags;   /* WEIR_JOB_*; for OPEN instead WEIR_OPEN_* */
+    uint32_t
+        sequence;  /* order inside a class: lower first, equals in the order of submitting */
+    uint32_t mode; /* permission bits for OPEN and MKDIR */
     struct weir_file *file;
     void *buf;
     size_t len;
@@ -122,8 +123,8 @@ struct weir_job {
     weir_call_fn call;
     uint64_t timeout_ns; /* from submit; 0 means none */
     weir_done_fn done;
-    void *arg;                /* the caller's */
-    struct weir_error *error; /* may be NULL */
+    void *arg;                  /* the caller's */
+    struct weir_error *error;   /* may be NULL */
     struct weir_permit *permit; /* given back just before `done` (limiter.h); may be NULL */
 
     /* Set by the library. */

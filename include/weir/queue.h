@@ -28,9 +28,9 @@ struct weir_queue;
 #define WEIR_FOREVER UINT64_MAX
 
 struct weir_queue_options {
-    size_t size;      /* sizeof(struct weir_queue_options), as the caller knows it */
-    uint32_t depth;   /* operations at the device at most, up to 4096; 0 means 128 */
-    uint32_t backlog; /* jobs taken and not done at most, beyond depth, up to 1 << 19;
+    size_t size;           /* sizeof(struct weir_queue_options), as the caller knows it */
+    uint32_t depth;        /* operations at the device at most, up to 4096; 0 means 128 */
+    uint32_t backlog;      /* jobs taken and not done at most, beyond depth, up to 1 << 19;
                          0 means 4 x depth, at least 1024 */
     uint64_t device_bytes; /* at the device at most; 0: what the engine allows */
     uint32_t merge_gap;    /* read up to this many bytes that nobody asked for, at most 1 MiB,
@@ -42,7 +42,8 @@ struct weir_queue_options {
  * Merging. Reads of one file and class that wait together, each of at most 256 KiB, are given to
  * the kernel as one, if the gaps between them are at most `merge_gap`, the whole is at most 1 MiB
  * and at most twice the bytes asked for. Writes only if they are exactly contiguous. Nothing
- * waits in order to be merged. If the whole fails or is short, each member is tried alone.
+ * waits in order to be merged. If the whole fails or is short, each member is tried alone;
+ * but a write that failed for good is not tried again.
  */
 enum weir_queue_flag {
     WEIR_QUEUE_NO_MERGE = 1u << 0,

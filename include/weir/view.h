@@ -32,7 +32,7 @@ extern "C" {
 
 struct weir_view {
     const void *data; /* inside, until weir_view_release() */
-    size_t len;       /* may be shorter than asked: up to the end of the block, or of the file */
+    size_t len; /* may be shorter than asked: up to the end of the block, or of the file */
     uint64_t offset;
     uint64_t private_[2];
 };

@@ -65,6 +65,9 @@ int cli_wrong_usage(const char *verb, const char *format, ...)
 int cli_backend(const char *name);
 /* Open an engine that logs as WEIR_LOG says. NULL, after telling why, if it does not work. */
 struct weir_engine *cli_engine_open(const char *verb, uint32_t backend);
+/* Holds at most so many descriptors of files open; see weir_engine_options. */
+struct weir_engine *cli_engine_open_with(const char *verb, uint32_t backend,
+                                         uint32_t open_files);
 /* End the output. Returns `status`, or CLI_FAILED after telling that it could not be written. */
 int cli_end(const char *verb, int status);
 

@@ -250,10 +250,18 @@ static int log_level(const char *verb)
 
 struct weir_engine *cli_engine_open(const char *verb, uint32_t backend)
 {
+    return cli_engine_open_with(verb, backend, 0);
+}
+
+struct weir_engine *cli_engine_open_with(const char *verb, uint32_t backend,
+                                         uint32_t open_files)
+{
     static int level; /* the engine keeps a pointer to it */
-    struct weir_engine_options options = {
-        .size = sizeof(options), .backend = backend, .log = write_log, .log_arg = &level
-    };
+    struct weir_engine_options options = { .size = sizeof(options),
+                                           .backend = backend,
+                                           .open_files = open_files,
+                                           .log = write_log,
+                                           .log_arg = &level };
     struct weir_engine *engine = NULL;
     struct weir_error error;
     char text[512];

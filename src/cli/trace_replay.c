@@ -17,6 +17,7 @@
  *               the same buffer again and again, up to 1 GiB; nobody looks at the bytes.
  * Cache         there is none here: what a cache answered then is read from the file now, and what
  *               it read of its own is left out.
+ * Files         all stay open; of their descriptors, a quarter of what the process may have.
  * Direct        a file that was open with O_DIRECT is opened so, but for cached ones, whose
  *               demand reads need no alignment.
  */
@@ -26,6 +27,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -36,6 +38,8 @@
 #define CHUNK    ((size_t)1 << 20)
 #define PIECES   1024u /* so a read is at most 1 GiB */
 #define TROUBLES 10u   /* operations that failed, told one by one */
+#define TIME_MAX \
+    (UINT64_C(1) << 61) /* ns, 73 years: what a trace says beyond it is cut to it */
 
 enum kind {
     KIND_READ,
@@ -281,10 +285,33 @@ static struct replay_file *find_file(const struct replay *replay,
 
 /* ---- the first pass -------------------------------------------------------------------------------- */
 
+/* From submit to end. */
+static uint64_t took_ns(const struct weir_trace_record *record)
+{
+    uint64_t wait_ns = record->wait_ns < TIME_MAX ? record->wait_ns : TIME_MAX;
+    uint64_t device_ns = record->device_ns < TIME_MAX ? record->device_ns : TIME_MAX;
+
+    return wait_ns + device_ns < TIME_MAX ? wait_ns + device_ns : TIME_MAX;
+}
+
+/* The next record in the order of submits, with a time that can be reckoned with. */
+static bool next_record(struct trace_input *input, struct weir_trace_record *ret_record)
+{
+    const int64_t most = (int64_t)TIME_MAX;
+
+    if (!trace_input_next_submitted(input, ret_record))
+        return false;
+    if (ret_record->submit_ns > most)
+        ret_record->submit_ns = most;
+    else if (ret_record->submit_ns < -most)
+        ret_record->submit_ns = -most;
+    return true;
+}
+
 static void plan_record(struct replay *replay, const struct weir_trace_record *record)
 {
     enum kind kind = kind_of(record);
-    int64_t end_ns = record->submit_ns + (int64_t)(record->wait_ns + record->device_ns);
+    int64_t end_ns;
     struct replay_file key;
     struct replay_file *file;
 
@@ -292,6 +319,7 @@ static void plan_record(struct replay *replay, const struct weir_trace_record *r
         replay->kinds[kind]++;
         return;
     }
+    end_ns = record->submit_ns + (int64_t)took_ns(record);
     if (to_do(replay) == 0)
         replay->first_submit_ns = record->submit_ns;
     if (end_ns > replay->last_end_ns)
@@ -322,7 +350,7 @@ static bool plan(struct replay *replay, int *status)
 
     if (ok) {
         replay->last_end_ns = INT64_MIN;
-        while (!replay->broken && !interrupted && trace_input_next_submitted(&input, &record))
+        while (!replay->broken && !interrupted && next_record(&input, &record))
             plan_record(replay, &record);
         trace_input_tell_dropped(&input);
     }
@@ -441,7 +469,7 @@ static void start(struct replay *replay, const struct weir_trace_record *record,
         }
         return;
     }
-    bench_histogram_add(&replay->then, record->wait_ns + record->device_ns);
+    bench_histogram_add(&replay->then, took_ns(record));
     replay->free_slots = slot->next_free;
     replay->live++;
 }
@@ -450,7 +478,7 @@ static void start(struct replay *replay, const struct weir_trace_record *record,
 static bool next_to_do(struct replay *replay, struct trace_input *input,
                        struct weir_trace_record *ret_record, struct weir_file **ret_file)
 {
-    while (trace_input_next_submitted(input, ret_record)) {
+    while (next_record(input, ret_record)) {
         enum kind kind = kind_of(ret_record);
         struct replay_file key;
         struct replay_file *file;
@@ -474,9 +502,12 @@ static uint64_t due_ns(const struct replay *replay, const struct weir_trace_reco
 {
     int64_t since_ns = record->submit_ns - replay->first_submit_ns;
 
+    double after_ns;
+
     if (replay->arguments->speed == 0 || since_ns <= 0)
         return 0;
-    return replay->begin_ns + (uint64_t)((double)since_ns / replay->arguments->speed);
+    after_ns = (double)since_ns / replay->arguments->speed;
+    return replay->begin_ns + (after_ns < (double)TIME_MAX ? (uint64_t)after_ns : TIME_MAX);
 }
 
 static void pause_until(uint64_t until_ns)
@@ -754,6 +785,16 @@ static void free_replay(struct replay *replay)
     free(replay);
 }
 
+/* A trace may name more files than we may have open: as many as leave room for all else. */
+static uint32_t files_at_once(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur > UINT32_MAX)
+        return 1024;
+    return limit.rlim_cur > 4 ? (uint32_t)(limit.rlim_cur / 4) : 1;
+}
+
 int trace_replay(const struct trace_arguments *arguments)
 {
     struct replay *replay = calloc(1, sizeof(*replay));
@@ -766,7 +807,7 @@ int trace_replay(const struct trace_arguments *arguments)
         return CLI_FAILED;
     }
     replay->arguments = arguments;
-    replay->engine = cli_engine_open(VERB, arguments->backend);
+    replay->engine = cli_engine_open_with(VERB, arguments->backend, files_at_once());
     if (!replay->engine) {
         free(replay);
         return CLI_FAILED;

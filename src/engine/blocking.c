@@ -129,7 +129,7 @@ static bool goes_on(struct transfer *t, struct progress *progress, int64_t resul
         progress->continued++;
         return true;
     }
-    if (t->rwf != 0 && (result == -EOPNOTSUPP || result == -EINVAL)) {
+    if (t->rwf != 0 && result == -EOPNOTSUPP) {
         /* The kernel or the file system lacks the flag: never again with this file. */
         t->rwf = 0;
         atomic_store_explicit(&t->file->load_rwf, 0, memory_order_relaxed);
@@ -390,54 +390,27 @@ int64_t weir_job_do(struct weir_engine *engine, struct weir_job *job)
 
 /* ---- advice ------------------------------------------------------------------------------ */
 
-/*
- * Load blocks into the cache, a quarter of what it has at most. As of a prefetch: none that demand may
- * need is dropped for it.
- */
-static int load_range(struct weir_file *file, uint64_t offset, uint64_t end)
+static const int kernel_advice[] = {
+    [WEIR_ADVICE_NORMAL] = POSIX_FADV_NORMAL,
+    [WEIR_ADVICE_SEQUENTIAL] = POSIX_FADV_SEQUENTIAL,
+    [WEIR_ADVICE_RANDOM] = POSIX_FADV_RANDOM,
+    [WEIR_ADVICE_WILLNEED] = POSIX_FADV_WILLNEED,
+    [WEIR_ADVICE_DONTNEED] = POSIX_FADV_DONTNEED,
+    [WEIR_ADVICE_ONCE] = POSIX_FADV_NOREUSE,
+};
+
+void wi_file_advise_again(struct weir_file *file, int fd)
 {
-    struct wi_cache *cache = file->engine->cache;
-    uint32_t block_size = wi_cache_block_size(cache);
-    uint64_t left = wi_cache_bytes(cache) / block_size / 4; /* more would drop the first ones */
-    uint64_t block = offset / block_size;
-    uint64_t len = block_size;
+    const struct wi_os *os = file->engine->os;
+    uint32_t advice = atomic_load_explicit(&file->advice, memory_order_relaxed);
 
-    /* A short block is the last one of the file. */
-    for (; len == block_size && block * block_size < end && left > 0; block++, left--) {
-        struct wi_load_ticket ticket;
-        struct wi_frame *frame;
-        struct iovec piece = { .iov_len = block_size };
-        int64_t rc;
-
-        if (wi_cache_pin(cache, file, block, WI_PIN_PEEK, 0, &frame) != WI_PIN_MISS) {
-            len = wi_frame_len(frame);
-            wi_cache_unpin(cache, frame);
-            continue;
-        }
-        if (wi_cache_load_begin(cache, file, block, WI_LOAD_PREFETCH, &ticket) < 0)
-            return 0; /* no room: advice is no promise */
-        piece.iov_base = wi_load_data(cache, &ticket);
-        rc = wi_blocking_transfer(file, false, &piece, 1, block * block_size,
-                                  atomic_load_explicit(&file->load_rwf, memory_order_relaxed),
-                                  &len);
-        wi_cache_load_end(cache, &ticket, rc < 0 ? rc : (int64_t)len, false);
-        if (rc < 0)
-            return (int)rc;
-        wi_cache_unpin(cache, ticket.frame);
-    }
-    return 0;
+    /* The kernel knows nothing of a cached file's. */
+    if (advice != WEIR_ADVICE_NORMAL && !wi_file_reads_cached(file))
+        (void)os->ops->fadvise(os, fd, 0, 0, kernel_advice[advice]);
 }
 
 int wi_file_advise(struct weir_file *file, uint32_t advice, uint64_t offset, uint64_t len)
 {
-    static const int kernel_advice[] = {
-        [WEIR_ADVICE_NORMAL] = POSIX_FADV_NORMAL,
-        [WEIR_ADVICE_SEQUENTIAL] = POSIX_FADV_SEQUENTIAL,
-        [WEIR_ADVICE_RANDOM] = POSIX_FADV_RANDOM,
-        [WEIR_ADVICE_WILLNEED] = POSIX_FADV_WILLNEED,
-        [WEIR_ADVICE_DONTNEED] = POSIX_FADV_DONTNEED,
-        [WEIR_ADVICE_ONCE] = POSIX_FADV_NOREUSE,
-    };
     const struct wi_os *os = file->engine->os;
     bool of_range = advice == WEIR_ADVICE_WILLNEED || advice == WEIR_ADVICE_DONTNEED;
     uint64_t end = len == 0 ? INT64_MAX : offset + len;
@@ -451,9 +424,9 @@ int wi_file_advise(struct weir_file *file, uint32_t advice, uint64_t offset, uin
         rc = wi_file_begin(file);
         if (rc < 0)
             return rc;
-        rc = load_range(file, offset, end);
+        wi_cache_fill(file->engine->cache, file, offset, end);
         wi_file_end(file);
-        return rc;
+        return 0;
     }
     if (wi_file_reads_cached(file))
         wi_cache_drop(file->engine->cache, file, offset, end - offset);

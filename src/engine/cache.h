@@ -17,15 +17,17 @@
 #include "base/common.h"
 
 struct wi_cache;
-struct wi_cache_file; /* what the cache knows of one file (device and inode), while it has blocks
+struct
+    wi_cache_file; /* what the cache knows of one file (device and inode), while it has blocks
                          of it or it is open; shared by all handles of the file */
-struct wi_frame;      /* the place of one block */
+struct wi_frame;   /* the place of one block */
 
 /* Size, policy and so on from the options, which are checked. The memory is one mapping, touched
  * when first used. */
 int wi_cache_create(struct weir_engine *engine, const struct weir_engine_options *options,
                     struct wi_cache **ret_cache);
-void wi_cache_destroy(struct wi_cache *cache); /* nothing is pinned or loading; NULL is allowed */
+void wi_cache_destroy(
+    struct wi_cache *cache); /* nothing is pinned or loading; NULL is allowed */
 uint32_t wi_cache_block_size(const struct wi_cache *cache);
 uint64_t wi_cache_bytes(const struct wi_cache *cache);
 void wi_cache_stats(struct wi_cache *cache, struct weir_stats *stats); /* fills its part */
@@ -45,8 +47,8 @@ uint64_t wi_cache_file_end(struct wi_cache *cache, const struct weir_file *file)
 
 enum wi_pin_flag {
     WI_PIN_PEEK = 1u << 0, /* only look: neither counted nor a use */
-    WI_PIN_ONCE = 1u << 1,  /* a scan's */
-    WI_PIN_AGAIN = 1u << 2  /* by a reader that had this block just before: no further use */
+    WI_PIN_ONCE = 1u << 1, /* a scan's */
+    WI_PIN_AGAIN = 1u << 2 /* by a reader that had this block just before: no further use */
 };
 enum wi_pin_result {
     WI_PIN_MISS = 0,
@@ -154,5 +156,14 @@ void wi_cache_drop(struct wi_cache *cache, struct weir_file *file, uint64_t offs
  */
 int64_t wi_cache_read(struct wi_cache *cache, struct weir_file *file, const struct iovec *iov,
                       size_t iov_count, uint64_t offset, uint64_t *ret_moved);
+
+/*
+ * Load what is missing from `offset` to before `end`, a quarter of what the cache has at most, as
+ * a prefetch: none that demand may need is dropped for it. An advice, so it stops without a word
+ * where there is no room, or where reading fails. The caller has called wi_file_begin. Blocks: on
+ * I/O.
+ */
+void wi_cache_fill(struct wi_cache *cache, struct weir_file *file, uint64_t offset,
+                   uint64_t end);
 
 #endif

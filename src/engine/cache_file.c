@@ -32,7 +32,8 @@
  *              A write that ends below it doesn't make the file longer. Too low does no harm.
  *              It is raised by what was seen to be there, unless a truncate came in between,
  *              and lowered by truncates, which count themselves first; both under the file's
- *              lock. Raising it moves `grow`, for the write that it was may not have ended.
+ *              lock. Raising it while writes are under way moves `grow`, for one of them may
+ *              have been the cause.
  *
  * Changes by others are looked for when a handle is opened: if size or times are not those
  * that were seen, all blocks go. They also go if we wrote ourselves since then, for our
@@ -121,12 +122,12 @@ static void drop_tail(struct wi_cache *cache, struct wi_cache_file *file, uint64
 }
 
 /*
- * A write that ends below `known` doesn't move `grow`. So if it was the write that made the file so
- * long, and not ended yet, whoever sees that does it instead, before he says so.
+ * A write that ends below `known` doesn't move `grow`. If it was the one that made the file so long,
+ * and what it wrote was seen before it ended, whoever saw it does that instead, before he says so.
  */
 static void set_known(struct wi_cache_file *file, uint64_t known) WI_REQUIRES(file->mu)
 {
-    if (known > atomic_load(&file->known))
+    if (known > atomic_load(&file->known) && atomic_load(&file->writing) > 0)
         atomic_fetch_add(&file->grow, 1);
     atomic_store(&file->known, known);
 }
@@ -440,6 +441,7 @@ void wi_cache_write_begin(struct wi_cache *cache, struct weir_file *handle, uint
         token = atomic_fetch_add_explicit(&cache->writes, 1, memory_order_relaxed) + 1;
     while (token == NO_WRITER);
     atomic_fetch_add(&file->changes, 1);
+    atomic_fetch_add(&file->writing, 1);
     note_growth(file, offset + len);
     for (; block <= last; block++) {
         uint64_t hash = hash_block(file, block);
@@ -557,6 +559,7 @@ void wi_cache_write_end(struct wi_cache *cache, struct weir_file *handle, uint64
     if (whole)
         raise_end(file, offset + len);
     drop_tail(cache, file, last);
+    atomic_fetch_sub(&file->writing, 1);
     atomic_fetch_add(&file->changes, 1);
 }
 

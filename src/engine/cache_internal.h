@@ -79,9 +79,9 @@ struct shard {
     struct version versions[CACHE_VERSIONS];
 };
 
-/* What threads count on each hit, each on a line of its own. */
+/* What threads count on each hit, each on two lines of its own: processors fetch lines in pairs. */
 struct stripe {
-    _Alignas(WI_CACHE_LINE) _Atomic int64_t views; /* tokens in stock */
+    _Alignas(2 * WI_CACHE_LINE) _Atomic int64_t views; /* tokens in stock */
     _Atomic uint64_t hits;
 };
 
@@ -147,6 +147,7 @@ struct wi_cache_file {
     uint64_t seen_changes;
 
     _Atomic uint64_t changes; /* writes and resizes of ours: beginnings and ends */
+    _Atomic uint64_t writing; /* writes under way */
     _Atomic uint64_t cut;     /* moves on when blocks are cut off or dropped */
     _Atomic uint64_t grow;    /* moves on when the file becomes longer */
     _Atomic uint64_t tail;    /* the only block that may be cached and short, or NO_BLOCK */

@@ -66,6 +66,7 @@ struct run {
     uint32_t count;  /* that are being loaded */
     uint32_t good;   /* of the wanted ones: read, and pinned */
     int code;        /* what the others met */
+    bool ended;      /* the file ends in it */
     struct blocking_load loads[RUN_BLOCKS];
 };
 
@@ -203,24 +204,23 @@ static int claim_first(struct wi_cache *cache, struct weir_file *file, uint64_t 
     return rc;
 }
 
-/* One more block for a run. False: somebody has it, or there is no room. */
-static bool claim_next(struct wi_cache *cache, struct weir_file *file, uint64_t block,
-                       bool is_wanted, struct blocking_load *load)
+/* One more block for a run. 0: it is claimed; 1: somebody has it; or -ENOBUFS. */
+static int claim_next(struct wi_cache *cache, struct weir_file *file, uint64_t block,
+                      bool is_wanted, struct blocking_load *load)
 {
     uint64_t hash = hash_block(file->cache_file, block);
     struct shard *shard = shard_of(cache, hash);
-    bool claimed = false;
+    int rc = 1;
 
     wi_mutex_lock(&shard->mu);
     if (!wi_cache_find_locked(cache, shard, file->cache_file, block, hash) &&
-        !find_load(shard, file->cache_file, block, hash) &&
-        begin_load(cache, shard, file, block, hash, is_wanted ? 0 : WI_LOAD_PREFETCH, load) ==
-            0) {
-        shard->misses += is_wanted;
-        claimed = true;
+        !find_load(shard, file->cache_file, block, hash)) {
+        rc =
+            begin_load(cache, shard, file, block, hash, is_wanted ? 0 : WI_LOAD_PREFETCH, load);
+        shard->misses += rc == 0 && is_wanted;
     }
     wi_mutex_unlock(&shard->mu);
-    return claimed;
+    return rc;
 }
 
 /* `len` bytes, or a negative code, which those that wait get if it is the last word. */
@@ -256,6 +256,32 @@ static void end_load(struct wi_cache *cache, struct blocking_load *load, int64_t
     wi_mutex_unlock(&shard->mu);
 }
 
+/* One read of the device, which counts as a system call and has its own record in a trace. */
+static int64_t read_device(struct weir_file *file, const struct iovec *iov, size_t count,
+                           uint64_t offset, uint64_t *ret_moved)
+{
+    struct weir_engine *engine = file->engine;
+    uint64_t begin_ns = wi_trace_begin(engine);
+    int64_t rc = wi_blocking_transfer(
+        file, false, iov, count, offset,
+        atomic_load_explicit(&file->load_rwf, memory_order_relaxed), ret_moved);
+
+    if (WI_UNLIKELY(begin_ns != 0)) {
+        struct wi_trace_event event = { .file = file,
+                                        .submit_ns = begin_ns,
+                                        .start_ns = begin_ns,
+                                        .end_ns = wi_os_now(engine->os),
+                                        .offset = offset,
+                                        .len = wi_iov_bytes(iov, count),
+                                        .result = rc < 0 ? rc : (int64_t)*ret_moved,
+                                        .flags = WI_TRACE_BLOCKING | WI_TRACE_INTERNAL,
+                                        .op = WEIR_OP_READ };
+
+        wi_trace_add(engine, &event);
+    }
+    return rc;
+}
+
 /* Read what was claimed. */
 static void read_run(struct wi_cache *cache, struct weir_file *file, struct run *run)
 {
@@ -266,10 +292,9 @@ static void read_run(struct wi_cache *cache, struct weir_file *file, struct run 
     for (uint32_t i = 0; i < run->count; i++)
         iov[i] =
             (struct iovec){ wi_load_data(cache, &run->loads[i].ticket), cache->block_size };
-    rc = wi_blocking_transfer(file, false, iov, run->count, run->first << cache->block_shift,
-                              atomic_load_explicit(&file->load_rwf, memory_order_relaxed),
-                              &moved);
+    rc = read_device(file, iov, run->count, run->first << cache->block_shift, &moved);
     run->code = rc < 0 ? (int)rc : 0;
+    run->ended = rc >= 0 && moved < (uint64_t)run->count << cache->block_shift;
     run->good = 0;
     for (uint32_t i = 0; i < run->count; i++) {
         int64_t len = (int64_t)wi_min_u64(moved, cache->block_size);
@@ -303,8 +328,9 @@ static int load_run(struct wi_cache *cache, struct weir_file *file, uint64_t blo
     run->wanted = wanted < most ? wanted : most;
     run->count = 1;
     last = most == 1 ? 1 : run->wanted + plan_ahead(cache, file, block, run->wanted);
-    while (run->count < last && claim_next(cache, file, block + run->count,
-                                           run->count < run->wanted, &run->loads[run->count]))
+    while (run->count < last &&
+           claim_next(cache, file, block + run->count, run->count < run->wanted,
+                      &run->loads[run->count]) == 0)
         run->count++;
     read_run(cache, file, run);
     return 0;
@@ -326,6 +352,41 @@ int wi_cache_fetch(struct wi_cache *cache, struct weir_file *file, uint64_t bloc
         }
         if (run.count == 1)
             return run.code;
+    }
+}
+
+void wi_cache_fill(struct wi_cache *cache, struct weir_file *file, uint64_t offset,
+                   uint64_t end)
+{
+    struct gate *gate = &file->engine->gate;
+    uint64_t most = wi_min_u64(wi_max_u64(1, RUN_BYTES >> cache->block_shift), RUN_BLOCKS);
+    uint64_t block = offset >> cache->block_shift;
+    uint64_t left = cache->frames_count / 4; /* more would drop the first ones */
+    struct run run;
+    int rc = 0;
+
+    end = wi_min_u64(end, wi_cache_file_end(cache, file)) + cache->block_size - 1;
+    end >>= cache->block_shift;
+    for (; block < end && left > 0 && rc != -ENOBUFS; block++, left--) {
+        uint64_t room = wi_min_u64(wi_min_u64(end - block, left), most);
+        uint64_t bytes;
+
+        run.first = block;
+        run.wanted = 0;
+        run.count = 0;
+        while (run.count < room && (rc = claim_next(cache, file, block + run.count, false,
+                                                    &run.loads[run.count])) == 0)
+            run.count++;
+        if (run.count == 0)
+            continue; /* it is there, or another thread's to load */
+        bytes = (uint64_t)run.count << cache->block_shift;
+        wi_gate_blocking(gate, bytes, true);
+        read_run(cache, file, &run);
+        wi_gate_blocking(gate, bytes, false);
+        if (run.code < 0 || run.ended)
+            return;
+        block += run.count - 1;
+        left -= run.count - 1;
     }
 }
 
@@ -378,9 +439,7 @@ static int read_bounced(struct reader *reader, uint64_t block)
     wi_mutex_unlock(&cache->bounce_mu);
 
     piece = (struct iovec){ bounce->data, cache->block_size };
-    rc = wi_blocking_transfer(file, false, &piece, 1, block << cache->block_shift,
-                              atomic_load_explicit(&file->load_rwf, memory_order_relaxed),
-                              &moved);
+    rc = read_device(file, &piece, 1, block << cache->block_shift, &moved);
     if (rc >= 0)
         copy_block(reader, bounce->data, (uint32_t)moved);
 
@@ -400,7 +459,7 @@ static uint32_t pin_flags(const struct weir_file *file, uint64_t block, bool wit
     static __thread struct {
         const struct wi_cache_file *file; /* to compare, never followed */
         uint64_t block;
-    } last;
+    } last __attribute__((tls_model("initial-exec")));
     bool again = within && last.block == block && last.file == file->cache_file;
 
     last.file = file->cache_file;

@@ -25,9 +25,9 @@
 
 #include <stdlib.h>
 
-#define BUCKETS     256u
-#define AHEAD_MAX   32u /* blocks of one job that are loaded at the same time */
-#define KEEP_LOADS  (LOADS_MAX / 4)
+#define BUCKETS    256u
+#define AHEAD_MAX  32u /* blocks of one job that are loaded at the same time */
+#define KEEP_LOADS (LOADS_MAX / 4)
 
 struct load {
     struct weir_job job;
@@ -159,7 +159,7 @@ static struct load *find_load(struct cached *cached, const struct weir_file *fil
     struct wi_list *bucket = bucket_of(cached, file, block);
     struct wi_list *link;
 
-    list_for_each (link, bucket) {
+    list_for_each(link, bucket) {
         struct load *load = WI_CONTAINER_OF(link, struct load, link);
 
         if (load->file == file && load->block == block && !load->bounced &&
@@ -179,11 +179,11 @@ struct wish {
 };
 
 /* Begin to load a block. NULL: there is no room. */
-static struct load *begin_load(struct weir_queue *queue, const struct wish *wish, uint64_t block)
+static struct load *begin_load(struct weir_queue *queue, const struct wish *wish,
+                               uint64_t block)
 {
     struct cached *cached = queue->cached;
-    uint32_t flags =
-        (wish->prefetch ? WI_LOAD_PREFETCH : 0) | (wish->once ? WI_LOAD_ONCE : 0);
+    uint32_t flags = (wish->prefetch ? WI_LOAD_PREFETCH : 0) | (wish->once ? WI_LOAD_ONCE : 0);
     struct load *load;
     unsigned char *to;
 
@@ -249,16 +249,17 @@ static bool next_piece(const struct weir_job *job, struct piece *ret_piece)
             skip -= iov[i++].iov_len;
         if (i == job->len)
             return false;
-        *ret_piece = (struct piece){ job->offset + job->transferred,
-                                     (unsigned char *)iov[i].iov_base + skip,
-                                     iov[i].iov_len - skip };
+        *ret_piece =
+            (struct piece){ job->offset + job->transferred,
+                            (unsigned char *)iov[i].iov_base + skip, iov[i].iov_len - skip };
         return true;
     }
     if (skip == job->len)
         return false;
-    *ret_piece = (struct piece){ job->offset + skip,
-                                 job->op == WEIR_OP_VIEW ? NULL : (unsigned char *)job->buf + skip,
-                                 job->len - skip };
+    *ret_piece =
+        (struct piece){ job->offset + skip,
+                        job->op == WEIR_OP_VIEW ? NULL : (unsigned char *)job->buf + skip,
+                        job->len - skip };
     return true;
 }
 
@@ -303,7 +304,8 @@ static void follow_plan(struct weir_queue *queue, struct wi_prefetch *prefetch,
 }
 
 /* A demand read was met with `event`: tell the prefetcher, and do what it says. */
-static void observe(struct weir_queue *queue, struct weir_job *job, enum wi_prefetch_event event)
+static void observe(struct weir_queue *queue, struct weir_job *job,
+                    enum wi_prefetch_event event)
 {
     struct wi_prefetch *prefetch = queue->files[job->file->index].prefetch;
     struct wish wish = ahead_of(job);
@@ -370,7 +372,8 @@ static int64_t make_view(struct cached *cached, struct weir_job *job,
 }
 
 /* The rest of what the job wants, as far as it is not on its way. */
-static void load_ahead(struct weir_queue *queue, struct weir_job *job, const struct piece *piece)
+static void load_ahead(struct weir_queue *queue, struct weir_job *job,
+                       const struct piece *piece)
 {
     struct cached *cached = queue->cached;
     struct wish wish = wish_of(job);
@@ -491,16 +494,14 @@ static void step(struct weir_queue *queue, struct weir_job *job, const struct lo
         observe(queue, job, event);
     if (waits)
         return;
-    wi_queue_finish(queue, job,
-                    job->op == WEIR_OP_VIEW ? result : (int64_t)job->transferred);
+    wi_queue_finish(queue, job, job->op == WEIR_OP_VIEW ? result : (int64_t)job->transferred);
 }
 
 void wi_cached_run(struct weir_queue *queue)
 {
     struct wi_list *link;
 
-    while (queue->inline_left > 0 &&
-           (link = wi_list_pop_front(&queue->cached_ready)) != NULL) {
+    while (queue->inline_left > 0 && (link = wi_list_pop_front(&queue->cached_ready)) != NULL) {
         struct weir_job *job = job_of_tail(WI_CONTAINER_OF(link, struct job_tail, link));
         uint64_t copied = job->transferred;
 

@@ -83,7 +83,7 @@ static int64_t resize(struct weir_engine *engine, struct weir_job *job)
         rc = os->ops->fallocate(os, file->fd, keep_size ? FALLOC_FL_KEEP_SIZE : 0, job->offset,
                                 job->len);
     if (tell)
-        wi_cache_resize_end(engine->cache, file, size);
+        wi_cache_resize_end(engine->cache, file, size, rc);
     wi_file_keep(file, WI_KEEP_UNSYNCED, true);
     return rc;
 }

@@ -16,7 +16,6 @@
 #define DEVICE_OPS_DEFAULT   1024u
 #define DEVICE_BYTES_DEFAULT (64u << 20)
 #define STALL_DEFAULT_NS     (5 * (uint64_t)WI_SEC_NS)
-#define STALL_LEAST_NS (10 * (uint64_t)WI_MSEC_NS)
 
 void wi_engine_log(struct weir_engine *engine, int level, const char *format, ...)
 {
@@ -177,8 +176,6 @@ static void fill_defaults(struct weir_engine_options *options)
         options->device_bytes = DEVICE_BYTES_DEFAULT;
     if (options->stall_ns == 0)
         options->stall_ns = STALL_DEFAULT_NS;
-    if (options->stall_ns < STALL_LEAST_NS)
-        options->stall_ns = STALL_LEAST_NS;
 }
 
 static void free_engine(struct weir_engine *engine)

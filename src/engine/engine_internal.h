@@ -12,9 +12,9 @@
 
 #include <weir/weir.h>
 
+#include "base/drr.h"
 #include "base/error.h"
 #include "base/hist.h"
-#include "base/drr.h"
 #include "base/inbox.h"
 #include "base/list.h"
 #include "base/lock.h"
@@ -68,20 +68,23 @@ enum job_mark {
     MARK_EXPIRED = 1u << 2, /* its time ran out while in DEVICE */
     MARK_FORCE_ASYNC = 1u << 3,
     MARK_NO_INLINE = 1u << 4,
-    MARK_ALONE = 1u << 5,     /* not to be merged, or no more */
-    MARK_BUNDLED = 1u << 6,   /* DEVICE: a member of a merged operation */
-    MARK_INTERNAL = 1u << 7,  /* the queue's own: a load of the cache's, a part of a READ_MANY; its
+    MARK_ALONE = 1u << 5,   /* not to be merged, or no more */
+    MARK_BUNDLED = 1u << 6, /* DEVICE: a member of a merged operation */
+    MARK_INTERNAL =
+        1u << 7,           /* the queue's own: a load of the cache's, a part of a READ_MANY; its
                                  `done` is called at once and may touch the queue */
-    MARK_CACHED = 1u << 8,    /* goes through the block cache */
-    MARK_OBSERVED = 1u << 9,  /* the prefetcher has been told of it */
-    MARK_WRITING = 1u << 10,  /* the cache was told that the write begins */
-    MARK_REOPENING = 1u << 11, /* DEVICE: its file's descriptor is being opened again */
+    MARK_CACHED = 1u << 8, /* goes through the block cache */
+    MARK_OBSERVED = 1u << 9,     /* the prefetcher has been told of it */
+    MARK_WRITING = 1u << 10,     /* the cache was told that the write begins */
+    MARK_REOPENING = 1u << 11,   /* DEVICE: its file's descriptor is being opened again */
     MARK_EMPTY_WRITE = 1u << 12, /* the last write moved nothing */
-    MARK_CLASSED = 1u << 13,  /* QUEUED: in its class queue */
-    MARK_HEAPED = 1u << 14,   /* and there in the heap */
-    MARK_LOW = 1u << 15       /* DEVICE: counted among those that give way */
+    MARK_CLASSED = 1u << 13,     /* QUEUED: in its class queue */
+    MARK_HEAPED = 1u << 14,      /* and there in the heap */
+    MARK_LOW = 1u << 15          /* DEVICE: counted among those that give way */
 };
 
+/* A part of a READ_MANY: told apart from a load in that nothing is foreseen from it. */
+#define MARKS_PART  (MARK_INTERNAL | MARK_OBSERVED)
 #define WAITERS_MAX 0xfffu
 
 /*
@@ -173,9 +176,9 @@ static inline bool op_is_sync(uint32_t op)
 static inline enum weir_stats_group op_group(uint32_t op)
 {
     return op_is_read(op) || op == WEIR_OP_VIEW || op == WEIR_OP_READ_MANY ? WEIR_STATS_READ
-           : op_is_write(op) ? WEIR_STATS_WRITE
-           : op_is_sync(op)  ? WEIR_STATS_SYNC
-                             : WEIR_STATS_OTHER;
+           : op_is_write(op)                                               ? WEIR_STATS_WRITE
+           : op_is_sync(op)                                                ? WEIR_STATS_SYNC
+                                                                           : WEIR_STATS_OTHER;
 }
 
 /* CLOSE does not count itself, or it could never find its file idle. */
@@ -219,10 +222,10 @@ struct weir_file {
     /* Set at open for a file that is cached, and for one that is not but open for writing while the
      * engine has a cache: that one must tell of its writes. See wi_file_reads_cached. */
     struct wi_cache_file *cache_file;
-    _Atomic uint32_t advice;          /* WEIR_ADVICE_*; relaxed */
-    _Atomic uint32_t load_rwf;        /* for the cache's loads: RWF_DONTCACHE; relaxed, 0 once it
+    _Atomic uint32_t advice;    /* WEIR_ADVICE_*; relaxed */
+    _Atomic uint32_t load_rwf;  /* for the cache's loads: RWF_DONTCACHE; relaxed, 0 once it
                                          was refused */
-    struct file_pooled *pooled;       /* set at open; NULL: the descriptor stays open (file_pool.c) */
+    struct file_pooled *pooled; /* set at open; NULL: the descriptor stays open (file_pool.c) */
 };
 
 /* True if reads go through the block cache. */
@@ -463,6 +466,8 @@ int64_t wi_ranges_read(struct weir_file *file, struct weir_range *ranges, size_t
 /* What weir_file_advise does, for a blocking call or a job (which has a cached file's WILLNEED done by
  * wi_cached_advise). Arguments are checked. */
 int wi_file_advise(struct weir_file *file, uint32_t advice, uint64_t offset, uint64_t len);
+/* `fd` is a new descriptor of the file: give the kernel the advice that holds for all of it. */
+void wi_file_advise_again(struct weir_file *file, int fd);
 
 /* ---- the gate: what all queues together may do (gate.c) --------------------------------- */
 
@@ -557,7 +562,7 @@ struct weir_engine {
     uint32_t cpus;
     struct wi_pool *pool;
     struct buffer_pool buffers;
-    struct wi_cache *cache; /* NULL: none */
+    struct wi_cache *cache;      /* NULL: none */
     struct file_pool *file_pool; /* NULL: every file keeps its descriptor */
     uint64_t stall_ns;
     weir_log_fn log;
@@ -585,7 +590,7 @@ struct weir_engine {
     struct gate gate;
     struct watch watch;
     _Atomic(struct metrics *) metrics; /* made on first use (metric.c) */
-    _Atomic(struct trace *) trace;    /* NULL: off (trace.c) */
+    _Atomic(struct trace *) trace;     /* NULL: off (trace.c) */
     struct trace *trace_kept; /* guarded by mu: made at the first start, kept (trace.c) */
     struct blocking_stats *blocking; /* BLOCKING_SHARDS of them */
     _Atomic uint64_t closes; /* files closed so far; queues look whether to let go of slots */
@@ -635,7 +640,7 @@ struct queue_file {
     uint32_t jobs;  /* taken and not done */
     uint32_t loads; /* of the cache's, on their way */
     uint32_t uses;
-    int32_t slot; /* fixed file, or -1 */
+    int32_t slot;                 /* fixed file, or -1 */
     struct wi_prefetch *prefetch; /* made at the first cached read */
     uint64_t last_block;          /* of the cache, that was read */
 };
@@ -699,8 +704,8 @@ struct weir_queue {
     int timer_fd;
     uint64_t timer_set_ns; /* what timer_fd is set to; 0: not */
     uint64_t now_ns;
-    uint32_t taken;       /* jobs that are QUEUED, LOADING, DEVICE, RETRY or DONE; without loads */
-    uint32_t device;      /* operations at the backend */
+    uint32_t taken;  /* jobs that are QUEUED, LOADING, DEVICE, RETRY or DONE; without loads */
+    uint32_t device; /* operations at the backend */
     uint32_t inline_left; /* bytes that this turn may still copy inline */
     struct wi_list held;
     struct wi_list order; /* writes and ordered jobs, in the order they were taken */
@@ -719,7 +724,7 @@ struct weir_queue {
     uint64_t stall_check_ns; /* when to look for operations that hang */
     uint64_t stall_seen_ns;  /* when that was done last */
     uint64_t opened_ns;
-    uint32_t completions;    /* that have earned no retries yet */
+    uint32_t completions; /* that have earned no retries yet */
 
     /* What waits for the device (sched.c). */
     struct class_queue classes[WEIR_CLASSES]; /* by rank: see drr.h */
@@ -737,8 +742,8 @@ struct weir_queue {
     uint32_t device_urgent;    /* of them, of SYNC and FOREGROUND */
     uint32_t credit_ops;       /* taken from the engine's limits and not in use */
     uint64_t credit_bytes;
-    uint32_t low_ops; /* at the device, of classes that give way */
-    bool forced;      /* some of what is at the device is beyond the engine's limits */
+    uint32_t low_ops;     /* at the device, of classes that give way */
+    bool forced;          /* some of what is at the device is beyond the engine's limits */
     uint64_t low_from_ns; /* not before this may work that gives way go on; 0: now */
     uint64_t low_again_ns;
     struct wi_list gate_link; /* guarded by the gate's mu */

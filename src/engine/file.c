@@ -159,8 +159,35 @@ static void leave_cache(struct weir_file *file)
 }
 
 /*
+ * Opening with O_TRUNC would cut the file before we know whether it can be opened at all, and
+ * without telling the block cache, which may have blocks of it for other handles.
+ */
+static int cut_file(struct weir_file *file)
+{
+    struct weir_engine *engine = file->engine;
+    const struct wi_os *os = engine->os;
+
+    for (uint32_t tries = 0;; tries++) {
+        struct retry_verdict verdict;
+        int rc;
+
+        if (file->cache_file)
+            wi_cache_resize_begin(engine->cache, file, 0);
+        rc = os->ops->ftruncate(os, file->fd, 0);
+        if (file->cache_file)
+            wi_cache_resize_end(engine->cache, file, 0, rc);
+        if (rc >= 0)
+            return 0;
+        verdict = wi_retry_verdict(WEIR_OP_TRUNCATE, rc, tries);
+        if (verdict.action != RETRY_NOW)
+            return (int)verdict.code;
+    }
+}
+
+/*
  * Make a file of `fd`, which stays the caller's on failure. `os_flags`: if it is a regular file,
- * the file pool may close it and open it again with these; -1: never.
+ * O_TRUNC among them means to cut it now, and the file pool may close it and open it again with
+ * the others; -1: never.
  */
 static int make_file(struct weir_engine *engine, int fd, const char *path, uint32_t open_flags,
                      int os_flags, struct weir_file **ret_file)
@@ -186,6 +213,10 @@ static int make_file(struct weir_engine *engine, int fd, const char *path, uint3
     if (rc < 0)
         goto fail;
     rc = join_cache(file);
+    if (rc < 0)
+        goto fail;
+    /* The kernel has nothing to cut off where it isn't regular. */
+    rc = os_flags >= 0 && (os_flags & O_TRUNC) && S_ISREG(st.stx_mode) ? cut_file(file) : 0;
     if (rc < 0)
         goto fail;
     if (os_flags >= 0 && S_ISREG(st.stx_mode) && engine->file_pool) {
@@ -278,7 +309,7 @@ int wi_file_open(struct weir_engine *engine, struct weir_file *dir, const char *
     if (rc < 0)
         return rc;
     wi_file_pool_reserve(engine);
-    fd = open_descriptor(engine, wi_dir_fd(dir), path, os_flags, mode);
+    fd = open_descriptor(engine, wi_dir_fd(dir), path, os_flags & ~O_TRUNC, mode);
     if (dir)
         wi_file_end(dir);
     if (fd < 0) {

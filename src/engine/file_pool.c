@@ -24,7 +24,9 @@
  *              another file.
  * Limits       where the file system knows no time of birth, or within one tick of its clock
  *              (4 ms) of the birth of the old one, a file that was removed and made again
- *              with the same inode number is not told from the old one. Who lost the right
+ *              with the same inode number is not told from the old one. A file that is
+ *              renamed while its descriptor is closed is lost (-ESTALE), by whomever it is
+ *              renamed: the engine's own renames and unlinks are not looked at. Who lost the right
  *              to open a file since gets -EACCES. Without /proc nothing is closed.
  *
  * The states of a descriptor, and who moves it. `mu` is held for each move, and not while the
@@ -338,6 +340,7 @@ static int open_descriptor(struct file_pooled *pooled, const char *path)
         os->ops->close(os, fd);
         return rc;
     }
+    wi_file_advise_again(pooled->file, fd);
     return fd;
 }
 

@@ -215,8 +215,8 @@ static bool enter_alone(struct gate *gate)
 {
     uint32_t none = 0;
 
-    return atomic_compare_exchange_strong_explicit(&gate->low_ops, &none, 1, memory_order_seq_cst,
-                                                   memory_order_seq_cst);
+    return atomic_compare_exchange_strong_explicit(&gate->low_ops, &none, 1,
+                                                   memory_order_seq_cst, memory_order_seq_cst);
 }
 
 /* Whoever is in has been there for so long that his owner may have left him there: one more. */

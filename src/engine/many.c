@@ -114,7 +114,8 @@ static void hand_out(struct weir_queue *queue, struct weir_job *job)
         part = WI_CONTAINER_OF(link, struct part, link);
         part->many = job;
         part->range = range;
-        weir_job_read(&part->job, job->file, range->buf, range->len, range->offset, on_part, NULL);
+        weir_job_read(&part->job, job->file, range->buf, range->len, range->offset, on_part,
+                      NULL);
         part->job.io_class = job->io_class;
         part->job.sequence = job->sequence;
         part->job.flags = job->flags;
@@ -122,8 +123,7 @@ static void hand_out(struct weir_queue *queue, struct weir_job *job)
         tail->wait.many_out++;
         /* Sorted ranges look like a pattern, but whoever has named them foretells no more. */
         wi_queue_take(queue, &part->job, queue->now_ns,
-                      MARK_INTERNAL | MARK_OBSERVED |
-                          (wi_file_reads_cached(job->file) ? MARK_CACHED : 0));
+                      MARKS_PART | (wi_file_reads_cached(job->file) ? MARK_CACHED : 0));
     }
     if (tail->wait.many_out == 0)
         finish_many(queue, job);

@@ -14,7 +14,7 @@
 
 #include <stdlib.h>
 
-#define SLOTS (2 * METRICS_MAX)
+#define SLOTS (METRICS_MAX << 1)
 
 struct metrics {
     struct wi_mutex mu;

@@ -123,8 +123,7 @@ static void init_queue(struct weir_queue *queue, const struct weir_queue_options
     queue->os = engine->os;
     queue->depth = options->depth;
     queue->room = options->depth + options->backlog;
-    queue->slot_count =
-        queue->room + SPARE_SLOTS + PARTS_MAX + (engine->cache ? LOADS_MAX : 0);
+    queue->slot_count = queue->room + SPARE_SLOTS + PARTS_MAX + (engine->cache ? LOADS_MAX : 0);
     queue->epoll_fd = -1;
     queue->timer_fd = -1;
     queue->bytes_max = options->device_bytes ? options->device_bytes : engine->gate.bytes_max;

@@ -378,7 +378,8 @@ static void release_held(struct weir_queue *queue, struct weir_job *ended)
             wi_list_push_front(&freed, &tail->link);
     }
     while ((node = wi_list_pop_front(&freed)) != NULL)
-        wi_queue_requeue(queue, job_of_tail(WI_CONTAINER_OF(node, struct job_tail, link)), true);
+        wi_queue_requeue(queue, job_of_tail(WI_CONTAINER_OF(node, struct job_tail, link)),
+                         true);
 }
 
 /* ---- finishing ------------------------------------------------------------------------- */
@@ -396,6 +397,7 @@ static void count_hist(struct weir_queue *queue, enum weir_stats_group group, ui
 static void trace_job(struct weir_queue *queue, struct weir_job *job)
 {
     struct job_tail *tail = tail_of(job);
+
     struct wi_trace_event event = {
         .file = wi_trace_file(job, job->result),
         .id = job->id,
@@ -414,7 +416,9 @@ static void trace_job(struct weir_queue *queue, struct weir_job *job)
         event.ranges = job->buf;
         event.ranges_count = job->len;
     }
-    wi_trace_add(queue->engine, &event);
+    if ((tail->marks & MARKS_PART) !=
+        MARKS_PART) /* the READ_MANY has a record for each range */
+        wi_trace_add(queue->engine, &event);
 }
 
 static void count_done(struct weir_queue *queue, struct weir_job *job)
@@ -494,8 +498,7 @@ void wi_queue_finish(struct weir_queue *queue, struct weir_job *job, int64_t res
     job->result = result;
     if (wi_list_on(&tail->timer.node))
         wi_wheel_remove(&queue->wheel, &tail->timer);
-    if (WI_UNLIKELY(
-            atomic_load_explicit(&queue->engine->trace, memory_order_relaxed) != NULL))
+    if (WI_UNLIKELY(atomic_load_explicit(&queue->engine->trace, memory_order_relaxed) != NULL))
         trace_job(queue, job);
     if (WI_UNLIKELY(tail->marks & MARK_INTERNAL)) {
         finish_internal(queue, job);
@@ -670,7 +673,8 @@ static uint64_t fill_transfer(struct weir_queue *queue, struct weir_job *job, st
         if (skip == 0 && i + 1 < job->len && iov[i].iov_len <= cap) {
             op->kind = is_write ? WI_OP_WRITEV : WI_OP_READV;
             op->addr = (uint64_t)(uintptr_t)(iov + i);
-            left = pieces_within(iov + i, wi_min_u64(job->len - i, IOV_MAX_KERNEL), cap, &bytes);
+            left =
+                pieces_within(iov + i, wi_min_u64(job->len - i, IOV_MAX_KERNEL), cap, &bytes);
         } else {
             /* The rest of a piece that was cut goes alone; then whole pieces again. */
             op->addr = (uint64_t)(uintptr_t)iov[i].iov_base + skip;
@@ -803,8 +807,8 @@ static void count_started(struct weir_queue *queue, uint64_t bytes)
 }
 
 /* Give a filled bundle to the backend. False: no room. */
-static bool start_bundle(struct weir_queue *queue, struct bundle *bundle, struct weir_file *file,
-                         bool uncached)
+static bool start_bundle(struct weir_queue *queue, struct bundle *bundle,
+                         struct weir_file *file, bool uncached)
 {
     bundle->op.flags = uncached ? WI_OP_DONTCACHE : 0;
     fill_file(queue, file, &bundle->op);
@@ -831,7 +835,7 @@ static enum start start_merged(struct weir_queue *queue, struct weir_job *job,
 {
     struct wi_list *link;
 
-    list_for_each (link, &bundle->members) {
+    list_for_each(link, &bundle->members) {
         struct job_tail *tail = WI_CONTAINER_OF(link, struct job_tail, member.link);
         struct weir_job *member = job_of_tail(tail);
 
@@ -846,11 +850,9 @@ static enum start start_merged(struct weir_queue *queue, struct weir_job *job,
             announce_write(queue, member);
     }
     bundle->low = low;
-    if (WI_LIKELY(start_bundle(
-            queue, bundle, job->file,
-            reads_uncached(job))))
+    if (WI_LIKELY(start_bundle(queue, bundle, job->file, reads_uncached(job))))
         return START_DONE;
-    list_for_each (link, &bundle->members) {
+    list_for_each(link, &bundle->members) {
         struct job_tail *tail = WI_CONTAINER_OF(link, struct job_tail, member.link);
 
         tail->marks &= (uint16_t)~MARK_BUNDLED;
@@ -1037,8 +1039,9 @@ static void transfer_failed(struct weir_queue *queue, struct weir_job *job, int6
         verdict = wi_retry_verdict(job->op, result, 0);
         leave_device(queue, job);
         wi_queue_finish(queue, job,
-                        result == -ECANCELED || verdict.action != RETRY_NEVER ? wi_queue_stop_code(job)
-                                                                              : result);
+                        result == -ECANCELED || verdict.action != RETRY_NEVER
+                            ? wi_queue_stop_code(job)
+                            : result);
         return;
     }
     if (result == -EOPNOTSUPP && (tail->op.flags & WI_OP_DONTCACHE)) {
@@ -1233,7 +1236,7 @@ static int stop_bundle(struct weir_queue *queue, struct bundle *bundle)
     struct wi_list *link;
     int rc;
 
-    list_for_each (link, &bundle->members)
+    list_for_each(link, &bundle->members)
         if (!(WI_CONTAINER_OF(link, struct job_tail, member.link)->marks &
               (MARK_CANCEL_ASKED | MARK_EXPIRED)))
             return 0;
@@ -1487,8 +1490,8 @@ void wi_queue_check_stalls(struct weir_queue *queue)
                       "%s of %s at %" PRIu64 " has been at the device for %.1f s (job %" PRIu64
                       "); it can't be taken back before the kernel answers",
                       weir_op_name(job->op),
-                      job->file && job->file->path[0] ? job->file->path : "a file",
-                      job->offset, (double)age_ns / WI_SEC_NS, job->id);
+                      job->file && job->file->path[0] ? job->file->path : "a file", job->offset,
+                      (double)age_ns / WI_SEC_NS, job->id);
     }
     queue->stall_seen_ns = queue->now_ns;
     queue->stall_check_ns = queue->now_ns + limit_ns / 2;

@@ -27,7 +27,7 @@
 #define EIO_TRIES      2
 #define BACKOFF_NS     100000u
 #define BACKOFF_MAX_NS 10000000u
-#define RETRY_TENTHS   10
+#define RETRY_TENTHS   INT64_C(10)
 #define BUDGET_TENTHS  (256 * RETRY_TENTHS)
 
 void wi_retry_init(struct weir_engine *engine)

@@ -178,5 +178,5 @@ struct weir_job *wi_sched_first(struct weir_queue *queue, uint32_t rank)
         return class->heap;
     first = job_of_link(class->fifo.next);
     return WI_UNLIKELY(class->heap != NULL) && goes_before(class->heap, first) ? class->heap
-                                                                                : first;
+                                                                               : first;
 }

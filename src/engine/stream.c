@@ -276,9 +276,8 @@ static bool plan_piece(struct weir_stream *stream)
 {
     struct piece *piece = piece_at(stream, stream->count);
 
-    if (stream->planned_all ||
-        (stream->count > 0 && !stream->next && stream->stride >= 0 &&
-         stream->offset >= file_end(stream)))
+    if (stream->planned_all || (stream->count > 0 && !stream->next && stream->stride >= 0 &&
+                                stream->offset >= file_end(stream)))
         return false;
     WEIR_DCHECK(piece->state == PIECE_EMPTY);
     if (!find_next(stream, &piece->offset, &piece->len)) {

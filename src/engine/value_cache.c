@@ -558,8 +558,8 @@ static uint32_t count_shards(const struct weir_cache *cache, uint32_t asked)
 
     if (asked > 0)
         return asked;
-    while (count < AUTO_SHARDS && cache->max_count / (2 * count) >= AUTO_COUNT &&
-           cache->max_bytes / (2 * count) >= AUTO_BYTES)
+    while (count < AUTO_SHARDS && cache->max_count / 2 / count >= AUTO_COUNT &&
+           cache->max_bytes / 2 / count >= AUTO_BYTES)
         count *= 2;
     return count;
 }

@@ -74,37 +74,66 @@ int weir_view_try(struct weir_file *file, uint64_t offset, size_t len, struct we
 static int load_view(struct wi_cache *cache, struct weir_file *file, uint64_t offset,
                      size_t len, struct weir_view *view)
 {
+    uint32_t block_size = wi_cache_block_size(cache);
+    struct gate *gate = &file->engine->gate;
     struct wi_frame *frame;
     int rc = wi_file_begin(file);
 
     if (rc < 0)
         return rc;
-    rc = wi_cache_fetch(cache, file, offset / wi_cache_block_size(cache), &frame);
+    wi_gate_blocking(gate, block_size, true);
+    rc = wi_cache_fetch(cache, file, offset / block_size, &frame);
+    wi_gate_blocking(gate, block_size, false);
     wi_file_end(file);
     if (rc == 0)
         make_view(cache, frame, offset, len, view);
     return rc;
 }
 
+static int get_view(struct weir_file *file, uint64_t offset, size_t len, struct weir_view *view)
+{
+    int rc = offset > INT64_MAX ? -EINVAL : weir_view_try(file, offset, len, view);
+    struct wi_cache *cache;
+
+    if (rc != -EAGAIN)
+        return rc;
+    cache = file->engine->cache;
+    if (!wi_cache_take_view(cache))
+        return -ENOBUFS;
+    rc = load_view(cache, file, offset, len, view);
+    if (rc < 0)
+        wi_cache_give_view(cache);
+    return rc;
+}
+
+/* As of a read: it makes the system calls that its loads count, and none of its own. */
+static int get_counted(struct weir_engine *engine, struct weir_file *file, uint64_t offset,
+                       size_t len, struct weir_view *view)
+{
+    uint64_t begin_ns = wi_trace_begin(engine);
+    uint64_t start_ns = 0;
+    int rc;
+
+    if (wi_stats_sample()) {
+        start_ns = wi_os_now(engine->os);
+        wi_retry_earn(engine, SAMPLED_CALLS);
+    }
+    rc = get_view(file, offset, len, view);
+    atomic_fetch_sub_explicit(&wi_stats_shard(engine)->extra_calls, 1, memory_order_relaxed);
+    wi_stats_blocking(engine, WEIR_OP_VIEW, rc, rc == 0 ? view->len : 0, start_ns);
+    wi_trace_blocking(engine, file, WEIR_OP_VIEW, begin_ns, offset, len,
+                      rc == 0 ? (int64_t)view->len : rc);
+    return rc;
+}
+
 int weir_view_get(struct weir_file *file, uint64_t offset, size_t len, struct weir_view *view,
                   struct weir_error *error)
 {
-    int rc = offset > INT64_MAX ? -EINVAL : weir_view_try(file, offset, len, view);
+    int rc = file ? get_counted(file->engine, file, offset, len, view) : -EINVAL;
     const char *text = NULL;
 
     if (rc == 0)
         return 0;
-    if (rc == -EAGAIN) {
-        struct wi_cache *cache = file->engine->cache;
-
-        rc = -ENOBUFS;
-        if (wi_cache_take_view(cache)) {
-            rc = load_view(cache, file, offset, len, view);
-            if (rc == 0)
-                return 0;
-            wi_cache_give_view(cache);
-        }
-    }
     if (rc == -EBADF)
         text = "the file is closed, or not open for reading";
     else if (rc == -EINVAL)

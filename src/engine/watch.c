@@ -13,12 +13,14 @@
 #include <pthread.h>
 #include <signal.h>
 
+#define PAUSE_LEAST_NS (5 * (uint64_t)WI_MSEC_NS)
+
 static void wake_queues(struct weir_engine *engine)
 {
     struct wi_list *node;
 
     wi_mutex_lock(&engine->mu);
-    list_for_each (node, &engine->queues) {
+    list_for_each(node, &engine->queues) {
         struct weir_queue *queue = WI_CONTAINER_OF(node, struct weir_queue, engine_link);
 
         if (atomic_load_explicit(&queue->stats.at_device, memory_order_relaxed) > 0)
@@ -31,10 +33,11 @@ static void *watch(void *arg)
 {
     struct weir_engine *engine = arg;
     struct watch *self = &engine->watch;
+    uint64_t pause_ns = wi_max_u64(engine->stall_ns / 2, PAUSE_LEAST_NS);
 
     wi_mutex_lock(&self->mu);
     while (!self->stop) {
-        if (wi_cond_wait_for(&self->changed, &self->mu, engine->stall_ns / 2) || self->stop)
+        if (wi_cond_wait_for(&self->changed, &self->mu, pause_ns) || self->stop)
             continue;
         wi_mutex_unlock(&self->mu);
         wake_queues(engine);
@@ -74,8 +77,8 @@ void wi_watch_start(struct weir_engine *engine)
     }
     wi_mutex_unlock(&self->mu);
     if (rc != 0)
-        wi_engine_log(engine, WEIR_LOG_INFO,
-                      "no thread to watch for operations that hang (%s)", weir_code_text(-rc));
+        wi_engine_log(engine, WEIR_LOG_INFO, "no thread to watch for operations that hang (%s)",
+                      weir_code_text(-rc));
 }
 
 void wi_watch_stop(struct weir_engine *engine)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Write a trace by docs/formats/trace.md, with none of the library's code.
 
-usage: trace_make.py FILE [what]...   what: cut, dropped, damaged, lost-names, reads, writes
+usage: trace_make.py FILE [what]...   what: cut, dropped, damaged, far, lost-names, many, reads,
+                                           writes
 """
 import struct
 import sys
@@ -66,6 +67,15 @@ if "reads" in what:
                          record(3010, WRITEV, 1, 1 << 20, 3 << 20, 3 << 20),
                          record(3020, FSYNC, 1, 0, 0, 0),
                          record(3030, READV, 1, 0, 3 << 20, 10000))
+    if "far" in what:  # times that no trace has
+        most = (1 << 63) // 1000 - 1
+        total += records(record(-most, READ, 1, 0, 1000, 1000),
+                         record(most, READ, 1, 0, 1000, 1000, wait_us=2 * most),
+                         record(4000, READ, 1, 0, 1000, 1000, wait_us=2 * most,
+                                device_us=2 * most))
+elif "many" in what:
+    names(*((i + 1, b"many/%d" % i) for i in range(200)))
+    total += records(*(record(i, READ, 1 + i % 200, 0, 10, 10) for i in range(400)))
 else:
     names((1, b"data/one"), (2, b"odd\nname\xff"))
     total += records(record(-5, READ, 1, 0, 4096, 4096), record(10, READ, 1, 4096, 4096, 4096),

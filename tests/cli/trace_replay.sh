@@ -53,3 +53,11 @@ run cut --speed max --file dir/b=a
 make lost reads lost-names
 run lost --speed max
 run missing
+# Times that add up to more than there are numbers for.
+make far reads far
+run far --speed max --file dir/b=a | sed 's/then .*ops/then R ops/'
+# More files than may be open.
+make crowd many
+mkdir many
+for i in $(seq 0 199); do echo 123456789 >"many/$i"; done
+(ulimit -n 64 && run crowd --speed max --depth 16 --backend threads) | sed 's/then .*ops/then R ops/'

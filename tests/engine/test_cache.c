@@ -29,6 +29,8 @@ static struct {
     struct wi_os_ops ops;
     _Atomic uint64_t now_ns;
     _Atomic int64_t ahead_ns; /* of the time since 1970 */
+    int statx_error;          /* 0: it works */
+    int ftruncate_error;
 } clock_os;
 
 static uint64_t driven_now(const struct wi_os *os)
@@ -40,6 +42,22 @@ static uint64_t driven_now(const struct wi_os *os)
 static int64_t driven_real(const struct wi_os *os)
 {
     return wi_os_posix()->ops->real_ns(os) + atomic_load(&clock_os.ahead_ns);
+}
+
+static int driven_statx(const struct wi_os *os, int dir, const char *path, int flags,
+                        uint32_t mask, struct statx *ret_st)
+{
+    (void)os;
+    return clock_os.statx_error
+               ? clock_os.statx_error
+               : wi_os_posix()->ops->statx(wi_os_posix(), dir, path, flags, mask, ret_st);
+}
+
+static int driven_ftruncate(const struct wi_os *os, int fd, uint64_t size)
+{
+    (void)os;
+    return clock_os.ftruncate_error ? clock_os.ftruncate_error
+                                    : wi_os_posix()->ops->ftruncate(wi_os_posix(), fd, size);
 }
 
 struct bed {
@@ -63,6 +81,10 @@ static struct bed bed_open(size_t cache_bytes, uint32_t policy, uint64_t ttl_ns)
     clock_os.ops = *wi_os_posix()->ops;
     clock_os.ops.now_ns = driven_now;
     clock_os.ops.real_ns = driven_real;
+    clock_os.ops.statx = driven_statx;
+    clock_os.ops.ftruncate = driven_ftruncate;
+    clock_os.statx_error = 0;
+    clock_os.ftruncate_error = 0;
     clock_os.os.ops = &clock_os.ops;
     atomic_store(&clock_os.now_ns, WI_SEC_NS);
     atomic_store(&clock_os.ahead_ns, 3600 * (int64_t)WI_SEC_NS);
@@ -1026,6 +1048,142 @@ static void write__two_at_once_drop(void **state)
     bed_close(&bed);
 }
 
+/* One write is no two, though two of its blocks may have their version in the same place. */
+static void write__of_many_blocks_is_one(void **state)
+{
+    struct bed bed = bed_open(1024 * BLOCK, WEIR_POLICY_S3FIFO, 0);
+    struct weir_file *file = open_pattern(&bed, 256 * BLOCK, RW);
+    uint8_t *buf = malloc(256 * BLOCK);
+
+    (void)state;
+    check_read(file, 256 * BLOCK, 0);
+    check_code(stats_of(&bed).cache_blocks, 256);
+    memset(buf, 9, 256 * BLOCK);
+    check_code(weir_file_write(file, buf, 256 * BLOCK, 0), 256 * BLOCK);
+    check_code(stats_of(&bed).cache_blocks, 256);
+    check(byte_at(file, 0) == 9 && byte_at(file, 256 * BLOCK - 1) == 9);
+    free(buf);
+    check_code(weir_file_close(file), 0);
+    bed_close(&bed);
+}
+
+/* ---- the short block ------------------------------------------------------------------- */
+
+/* A load sees what a write has made of the end before that write has ended. Who saw the end as it
+ * was before must not bring it back. */
+static void tail__old_end_is_not_published_after_a_write(void **state)
+{
+    struct bed bed = bed_open(64 * BLOCK, WEIR_POLICY_S3FIFO, 0);
+    struct weir_file *file = open_pattern(&bed, 3 * BLOCK + 100, RW);
+    static uint8_t data[BLOCK];
+    struct iovec piece = { data, BLOCK };
+    struct wi_load_ticket old_end;
+    struct wi_load_ticket written;
+    ssize_t len;
+
+    (void)state;
+    wi_cache_write_begin(bed.cache, file, 5 * BLOCK, BLOCK);
+    old_end = load_begin(file, 3, 0);
+    len = pread(file->fd, wi_load_data(bed.cache, &old_end), BLOCK, 3 * BLOCK);
+    check_code(len, 100);
+    check_code(pwrite(file->fd, data, BLOCK, 5 * BLOCK), BLOCK);
+    written = load_begin(file, 5, 0);
+    load_end(&written, true);
+    wi_cache_write_end(bed.cache, file, 5 * BLOCK, BLOCK, &piece, 1, BLOCK);
+    check(!wi_cache_load_is_fresh(bed.cache, &old_end));
+    wi_cache_load_end(bed.cache, &old_end, len, true);
+    wi_cache_unpin(bed.cache, old_end.frame);
+    check(!is_cached(file, 3));
+    check_code(weir_file_read(file, data, 200, 3 * BLOCK), 200);
+    check_code(weir_file_close(file), 0);
+    bed_close(&bed);
+}
+
+/* One that will not be published leaves the tail that there is alone. */
+static void tail__old_end_does_not_replace_it(void **state)
+{
+    struct bed bed = bed_open(64 * BLOCK, WEIR_POLICY_S3FIFO, 0);
+    struct weir_file *file = open_pattern(&bed, 3 * BLOCK + 100, RW);
+    struct wi_load_ticket old_end = load_begin(file, 3, 0);
+    static uint8_t data[BLOCK];
+    ssize_t len = pread(file->fd, wi_load_data(bed.cache, &old_end), BLOCK, 3 * BLOCK);
+
+    (void)state;
+    check_code(weir_file_write(file, data, 100, 4 * BLOCK), 100);
+    check_code(weir_file_read(file, data, 200, 4 * BLOCK), 100);
+    check(is_cached(file, 4));
+    wi_cache_load_end(bed.cache, &old_end, len, true);
+    wi_cache_unpin(bed.cache, old_end.frame);
+    check(is_cached(file, 4) && !is_cached(file, 3));
+    check_code(atomic_load(&file->cache_file->tail), 4);
+    check_code(weir_file_write(file, data, BLOCK, 5 * BLOCK), BLOCK);
+    check_code(weir_file_read(file, data, 200, 4 * BLOCK), 200);
+    check_code(weir_file_close(file), 0);
+    bed_close(&bed);
+}
+
+struct tail_reader {
+    struct weir_file *file;
+    _Atomic uint32_t stop;
+};
+
+static void *read_tail(void *arg)
+{
+    struct tail_reader *reader = arg;
+
+    while (!atomic_load(&reader->stop)) {
+        uint8_t byte;
+
+        must(weir_file_read(reader->file, &byte, 1, 3 * BLOCK) == 1);
+    }
+    return NULL;
+}
+
+/* A short block that can be found is one that the next write behind it drops. */
+static void tail__is_what_is_cached_with_threads(void **state)
+{
+    struct bed bed = bed_open(64 * BLOCK, WEIR_POLICY_S3FIFO, 0);
+    struct tail_reader reader = { .file = open_pattern(&bed, 3 * BLOCK + 100, RW) };
+    static uint8_t data[BLOCK];
+    struct iovec piece = { data, BLOCK };
+    pthread_t threads[2];
+    uint64_t lost = 0;
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(threads); i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, read_tail, &reader), 0);
+    for (uint64_t i = test_env_number("WEIR_CACHE_STEPS", 40000); i > 0; i--) {
+        wi_cache_write_begin(bed.cache, reader.file, 5 * BLOCK, BLOCK);
+        wi_cache_write_end(bed.cache, reader.file, 5 * BLOCK, BLOCK, &piece, 1, -ENOSPC);
+        lost += is_cached(reader.file, 3) && atomic_load(&reader.file->cache_file->tail) != 3;
+    }
+    atomic_store(&reader.stop, 1);
+    for (size_t i = 0; i < COUNT(threads); i++)
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+    check_code(lost, 0);
+    check_code(weir_file_close(reader.file), 0);
+    bed_close(&bed);
+}
+
+/* A truncate that fails changes nothing that is cached in full. */
+static void truncate__that_fails_keeps_blocks(void **state)
+{
+    struct bed bed = bed_open(64 * BLOCK, WEIR_POLICY_S3FIFO, 0);
+    struct weir_file *file = open_pattern(&bed, 6 * BLOCK, RW);
+
+    (void)state;
+    check_read(file, 6 * BLOCK, 0);
+    clock_os.ftruncate_error = -EFBIG;
+    check_code(weir_file_truncate(file, 100 * BLOCK, NULL), -EFBIG);
+    check_code(wi_cache_file_end(bed.cache, file), 6 * BLOCK);
+    check_code(weir_file_truncate(file, 2 * BLOCK, NULL), -EFBIG);
+    check_code(wi_cache_file_end(bed.cache, file), 6 * BLOCK);
+    check_code(stats_of(&bed).cache_blocks, 6);
+    check_read(file, 6 * BLOCK, 0);
+    check_code(weir_file_close(file), 0);
+    bed_close(&bed);
+}
+
 /* Whoever comes while a load is overtaken reads for himself. */
 static void load__that_is_old_is_not_shared(void **state)
 {
@@ -1150,6 +1308,42 @@ static void open__forgets_the_oldest(void **state)
     bed_close(&bed);
 }
 
+/* Opened to be cut: all handles see it, and if it can't be opened nothing is cut. */
+static void open__truncates_for_all_or_not(void **state)
+{
+    struct bed bed = bed_open(64 * BLOCK, WEIR_POLICY_S3FIFO, 0);
+    const char *path = test_new_path("cut");
+    struct weir_file *file;
+    struct weir_file *cut;
+    uint8_t byte;
+
+    (void)state;
+    pattern_make_file(path, 4 * BLOCK, SEED);
+    file = open_file(&bed, path, RW | WEIR_OPEN_CACHED);
+    check_read(file, 4 * BLOCK, 0);
+    clock_os.statx_error = -ENOMEM;
+    check_code(weir_file_open(bed.engine, NULL, path, WEIR_OPEN_WRITE | WEIR_OPEN_TRUNCATE, 0,
+                              &cut, NULL),
+               -ENOMEM);
+    clock_os.statx_error = 0;
+    check_read(file, 4 * BLOCK, 0);
+    wi_cache_drop(bed.cache, file, 0, UINT64_MAX);
+    check_read(file, 4 * BLOCK, 0);
+    clock_os.ftruncate_error = -EIO;
+    check_code(weir_file_open(bed.engine, NULL, path, WEIR_OPEN_WRITE | WEIR_OPEN_TRUNCATE, 0,
+                              &cut, NULL),
+               -EIO);
+    clock_os.ftruncate_error = 0;
+    check_read(file, 4 * BLOCK, 0);
+    cut = open_file(&bed, path, WEIR_OPEN_WRITE | WEIR_OPEN_TRUNCATE);
+    check_code(weir_file_read(file, &byte, 1, 0), 0);
+    check_code(weir_file_write(cut, "new", 3, 0), 3);
+    check(byte_at(file, 0) == 'n');
+    check_code(weir_file_close(cut), 0);
+    check_code(weir_file_close(file), 0);
+    bed_close(&bed);
+}
+
 /* What cannot be cached is refused at open. */
 static void open__refuses_what_is_no_file(void **state)
 {
@@ -1190,6 +1384,98 @@ static void ttl__loads_again(void **state)
     check_code(stats_of(&bed).cache_misses, 6);
     check_pattern(view.data, BLOCK, SEED, 0);
     weir_view_release(&view);
+    check_code(weir_file_close(file), 0);
+    bed_close(&bed);
+}
+
+/* What was read long ago is old, however late it is published. */
+static void ttl__begins_with_the_load(void **state)
+{
+    struct bed bed = bed_open(64 * BLOCK, WEIR_POLICY_S3FIFO, WI_SEC_NS);
+    struct weir_file *file = open_pattern(&bed, 4 * BLOCK, WEIR_OPEN_READ);
+    struct wi_load_ticket ticket = load_begin(file, 0, 0);
+
+    (void)state;
+    atomic_fetch_add(&clock_os.now_ns, WI_SEC_NS + 1);
+    load_end(&ticket, true);
+    check(!is_cached(file, 0));
+    check_code(stats_of(&bed).cache_expired, 1);
+    check_code(weir_file_close(file), 0);
+    bed_close(&bed);
+}
+
+/* ---- counts and advice ----------------------------------------------------------------- */
+
+/* Blocking views are reads: counted, and in the trace, as are the loads behind them. */
+static void view__is_counted_as_a_read(void **state)
+{
+    struct bed bed = bed_open(64 * BLOCK, WEIR_POLICY_S3FIFO, 0);
+    struct weir_file *file = open_pattern(&bed, 8 * BLOCK, WEIR_OPEN_READ);
+    const char *path = test_new_path("trace");
+    struct weir_trace_reader *reader = NULL;
+    struct weir_stats before = stats_of(&bed);
+    struct weir_trace_record record;
+    struct weir_stats after;
+    struct weir_view view;
+    unsigned views = 0;
+    unsigned loads = 0;
+
+    (void)state;
+    check_code(weir_trace_start(bed.engine, path, NULL), 0);
+    for (int round = 0; round < 2; round++) {
+        check_code(weir_view_get(file, 5 * BLOCK + 10, 100, &view, NULL), 0);
+        weir_view_release(&view);
+    }
+    check_code(weir_view_get(file, 0, 0, &view, NULL), -EINVAL);
+    check_code(weir_trace_stop(bed.engine, NULL, NULL), 0);
+    after = stats_of(&bed);
+    check_code(after.ops[WEIR_STATS_READ].done - before.ops[WEIR_STATS_READ].done, 3);
+    check_code(after.ops[WEIR_STATS_READ].failed - before.ops[WEIR_STATS_READ].failed, 1);
+    check_code(after.ops[WEIR_STATS_READ].bytes - before.ops[WEIR_STATS_READ].bytes, 200);
+    check_code(after.system_calls - before.system_calls, 1);
+    check_code(weir_trace_reader_open(path, &reader, NULL), 0);
+    while (weir_trace_reader_next(reader, &record, NULL) == 1) {
+        check(record.flags & WEIR_TRACE_BLOCKING);
+        views += record.op == WEIR_OP_VIEW && !(record.flags & WEIR_TRACE_INTERNAL);
+        loads += record.op == WEIR_OP_READ && (record.flags & WEIR_TRACE_INTERNAL) &&
+                 record.offset == 5 * BLOCK && record.result == (int64_t)BLOCK;
+    }
+    weir_trace_reader_close(reader);
+    check_code(views, 3);
+    check_code(loads, 1);
+    check_code(weir_file_close(file), 0);
+    bed_close(&bed);
+}
+
+/* WILLNEED reads runs, not blocks, and not what is there; and it is only advice. */
+static void advise__loads_runs(void **state)
+{
+    struct bed bed = bed_open(256 * BLOCK, WEIR_POLICY_S3FIFO, 0);
+    struct weir_file *file = open_pattern(&bed, 20 * BLOCK + 50, WEIR_OPEN_READ);
+    struct wi_fault_rule fails = {
+        .kind = WI_FAULT_READ, .first = 1, .count = 1, .error = -EINVAL
+    };
+    uint64_t reads;
+
+    (void)state;
+    check_code(wi_fault_add(bed.plan, &fails), 0);
+    atomic_store(&file->load_rwf, 0x80); /* only -EOPNOTSUPP says that it is unknown */
+    check_code(weir_file_advise(file, WEIR_ADVICE_WILLNEED, 0, 0, NULL), 0);
+    check_code(stats_of(&bed).cache_blocks, 0);
+    check_code(atomic_load(&file->load_rwf), 0x80);
+    wi_fault_clear(bed.plan);
+    atomic_store(&file->load_rwf, 0);
+    reads = reads_of(&bed);
+    (void)byte_at(file, 7 * BLOCK);
+    check_code(reads_of(&bed), reads + 1);
+    check_code(weir_file_advise(file, WEIR_ADVICE_WILLNEED, 0, 0, NULL), 0);
+    check_code(reads_of(&bed), reads + 4); /* two runs, and one that finds the end */
+    check_code(stats_of(&bed).cache_blocks, 21);
+    check_code(stats_of(&bed).prefetch_bytes, 19 * BLOCK + 50);
+    check_code(weir_file_advise(file, WEIR_ADVICE_WILLNEED, 0, 0, NULL), 0);
+    check_code(reads_of(&bed), reads + 4);
+    check_read(file, 20 * BLOCK + 50, 0);
+    check_code(reads_of(&bed), reads + 4);
     check_code(weir_file_close(file), 0);
     bed_close(&bed);
 }
@@ -1486,13 +1772,22 @@ int main(int argc, char **argv)
         cmocka_unit_test(write__that_fails_drops),
         cmocka_unit_test(write__moves_the_end),
         cmocka_unit_test(write__two_at_once_drop),
+        cmocka_unit_test(write__of_many_blocks_is_one),
+        cmocka_unit_test(tail__old_end_is_not_published_after_a_write),
+        cmocka_unit_test(tail__old_end_does_not_replace_it),
+        cmocka_unit_test(tail__is_what_is_cached_with_threads),
+        cmocka_unit_test(truncate__that_fails_keeps_blocks),
         cmocka_unit_test(truncate__is_seen),
         cmocka_unit_test(load__does_not_publish_what_is_old),
         cmocka_unit_test(load__that_is_old_is_not_shared),
         cmocka_unit_test(open__finds_changes_by_others),
         cmocka_unit_test(open__forgets_the_oldest),
         cmocka_unit_test(open__refuses_what_is_no_file),
+        cmocka_unit_test(open__truncates_for_all_or_not),
         cmocka_unit_test(ttl__loads_again),
+        cmocka_unit_test(ttl__begins_with_the_load),
+        cmocka_unit_test(view__is_counted_as_a_read),
+        cmocka_unit_test(advise__loads_runs),
         cmocka_unit_test(cache__matches_a_model),
         cmocka_unit_test(cache__stays_whole_with_threads),
     };

@@ -976,6 +976,99 @@ static void pool__close_waits_for_who_uses_the_file(struct env *env)
     fixture_close(&f);
 }
 
+/* A blocking call that has begun when the file is closed still finds it in the cache. */
+static void pool__close_leaves_the_cache_last(struct env *env)
+{
+    struct weir_engine_options options = { .size = sizeof(options),
+                                           .backend = env->backend,
+                                           .open_files = 4,
+                                           .cache_bytes = 64 * PAGE,
+                                           .cache_block_size = PAGE };
+    struct closer closer = { 0 };
+    struct fixture f = { .engine = NULL };
+
+    check_code(weir_engine_open(&options, &f.engine, NULL), 0);
+    make_place(f.place, sizeof(f.place));
+    for (unsigned round = 0; round < 50; round++) {
+        pthread_t thread;
+
+        closer.file = open_new(&f, 0, WEIR_OPEN_READ | WEIR_OPEN_CACHED);
+        check_code(wi_file_begin(closer.file), 0);
+        check_code(pthread_create(&thread, NULL, close_it, &closer), 0);
+        while (atomic_load(&closer.file->open_flags) != 0)
+            sched_yield();
+        for (unsigned i = 0; i < round; i++)
+            sched_yield();
+        check(closer.file->cache_file != NULL);
+        wi_file_end(closer.file);
+        check_code(pthread_join(thread, NULL), 0);
+        check_code(closer.rc, 0);
+    }
+    fixture_close(&f);
+}
+
+/* A queue's loads outlive the handle: until they have ended nobody else gets the descriptor. */
+static void pool__loads_keep_the_descriptor_after_close(struct env *env)
+{
+    struct weir_file *file;
+    struct fixture f;
+
+    fixture_open(&f, env->backend, 1);
+    file = open_new(&f, 0, WEIR_OPEN_READ);
+    wi_file_hold(file);
+    churn(&f, 3);
+    check(has_descriptor(&f, 0));
+    check_code(weir_file_close(file), 0);
+    churn(&f, 3);
+    check(has_descriptor(&f, 0));
+    wi_file_unhold(file);
+    check(!has_descriptor(&f, 0));
+    churn(&f, 3);
+    fixture_close(&f);
+}
+
+static _Atomic unsigned advised[8];
+
+static int count_fadvise(const struct wi_os *os, int fd, uint64_t offset, uint64_t len,
+                         int advice)
+{
+    (void)os;
+    atomic_fetch_add(&advised[advice & 7], 1);
+    return wi_os_posix()->ops->fadvise(wi_os_posix(), fd, offset, len, advice);
+}
+
+/* The kernel forgets with the descriptor what it was advised of the file. */
+static void pool__repeats_the_advice(struct env *env)
+{
+    struct weir_engine_options options = { .size = sizeof(options),
+                                           .backend = env->backend,
+                                           .open_files = 1 };
+    struct wi_os_ops ops = *wi_os_posix()->ops;
+    struct wi_os os = *wi_os_posix();
+    struct wi_engine_seams seams = { .os = &os };
+    struct fixture f = { .engine = NULL };
+    struct weir_file *file;
+
+    ops.fadvise = count_fadvise;
+    os.ops = &ops;
+    check_code(wi_engine_open_with(&options, &seams, &f.engine, NULL), 0);
+    make_place(f.place, sizeof(f.place));
+    file = open_new(&f, 0, WEIR_OPEN_READ);
+    check_code(weir_file_advise(file, WEIR_ADVICE_RANDOM, 0, 0, NULL), 0);
+    check_code(atomic_load(&advised[POSIX_FADV_RANDOM]), 1);
+    churn(&f, 3);
+    check(!has_descriptor(&f, 0));
+    check_page(file, 0);
+    check_code(atomic_load(&advised[POSIX_FADV_RANDOM]), 2);
+    check_code(weir_file_advise(file, WEIR_ADVICE_NORMAL, 0, 0, NULL), 0);
+    churn(&f, 3);
+    check(!has_descriptor(&f, 0));
+    check_page(file, 0);
+    check_code(atomic_load(&advised[POSIX_FADV_RANDOM]), 2);
+    check_code(weir_file_close(file), 0);
+    fixture_close(&f);
+}
+
 /* Two threads close one file: one of them does. */
 static void pool__of_two_closes_one_wins(struct env *env)
 {
@@ -1017,6 +1110,9 @@ int main(int argc, char **argv)
         CASE(pool__out_of_descriptors_closes_idle_ones, CASE_ONCE | CASE_NO_QUEUE),
         CASE(pool__threads_share_it, CASE_ONCE | CASE_NO_QUEUE),
         CASE(pool__close_waits_for_who_uses_the_file, CASE_ONCE | CASE_NO_QUEUE),
+        CASE(pool__close_leaves_the_cache_last, CASE_ONCE | CASE_NO_QUEUE),
+        CASE(pool__loads_keep_the_descriptor_after_close, CASE_ONCE | CASE_NO_QUEUE),
+        CASE(pool__repeats_the_advice, CASE_ONCE | CASE_NO_QUEUE),
         CASE(pool__of_two_closes_one_wins, CASE_ONCE | CASE_NO_QUEUE),
     };
 

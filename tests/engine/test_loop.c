@@ -4,7 +4,8 @@
  *
  * The loop here is the strictest one there can be: it sleeps in poll(2) on the queue's
  * descriptor, and calls run when, and only when, that is readable. A wake-up that is missed
- * shows as a poll that times out with work taken.
+ * shows as a poll that times out with work taken. At the end: what a queue loads
+ * for the block cache.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -731,6 +732,261 @@ static void post__while_closing(struct env *env)
     }
 }
 
+/* --- what completions make room for -------------------------------------------------- */
+
+/* Sleep on the descriptor until all of them are done. */
+static void loop_until_done(struct weir_queue *queue, int fd, struct probe *probes,
+                            size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        while (probes[i].done == 0) {
+            if (!poll_readable(fd, POLL_MS))
+                fail_msg("missed a wake-up with %zu of %zu looked at", i, count);
+            check(weir_queue_run(queue) >= 0);
+        }
+        check(probes[i].done == 1);
+    }
+    check_falls_silent(queue, fd);
+}
+
+static struct weir_queue *open_queue(struct env *env, const struct weir_queue_options *options)
+{
+    struct weir_queue_options all = *options;
+    struct weir_queue *queue;
+
+    all.size = sizeof(all);
+    check_code(weir_queue_open(env->engine, &all, &queue), 0);
+    return queue;
+}
+
+/* More ranges than are merged at once, too far apart to be merged at all. */
+static void loop__read_many_of_scattered_ranges(struct env *env)
+{
+    enum {
+        RANGES = 100
+    };
+    struct weir_file *file = make_file(env->engine, 0);
+    struct weir_range ranges[RANGES];
+    uint8_t *buf = malloc(RANGES * 16);
+    int fd = weir_queue_fd(env->queue);
+    struct probe probe;
+
+    check(file != NULL && buf != NULL && fd >= 0);
+    for (uint32_t round = 0; round < 20; round++) {
+        for (uint32_t i = 0; i < RANGES; i++)
+            ranges[i] = (struct weir_range){ .buf = buf + (size_t)i * 16,
+                                             .len = 16,
+                                             .offset = (uint64_t)i * 2500 };
+        weir_job_prepare(&probe.job, WEIR_OP_READ_MANY, file, NULL, NULL);
+        probe.job.buf = ranges;
+        probe.job.len = RANGES;
+        probe.job.io_class = (uint8_t)(round % WEIR_CLASSES);
+        probe_submit(env->queue, &probe);
+        loop_until_done(env->queue, fd, &probe, 1);
+        check_code(probe.result, RANGES * 16);
+        for (uint32_t i = 0; i < RANGES && env->backend != WEIR_BACKEND_NULL; i++)
+            check_pattern(ranges[i].buf, 16, SEED, ranges[i].offset);
+    }
+    free(buf);
+    check_code(weir_file_close(file), 0);
+}
+
+/* Of each kind of room that a queue can be short of: bytes, operations, and that for work which
+ * gives way. Only a completion makes some, in the very turn that finds nothing else to do. */
+static void loop__room_at_the_device(struct env *env)
+{
+    enum {
+        JOBS = 64
+    };
+    static const struct {
+        struct weir_queue_options options;
+        bool mixed; /* of all classes: some of it gives way to the rest */
+    } kinds[] = {
+        { { .device_bytes = 64 * KIB, .flags = WEIR_QUEUE_NO_MERGE }, false },
+        { { .device_bytes = 64 * KIB }, true },
+        { { .depth = 4, .flags = WEIR_QUEUE_NO_MERGE }, true },
+        { { .depth = 1 }, true },
+        { { .flags = WEIR_QUEUE_NO_MERGE }, true },
+    };
+    uint8_t *buf = calloc(1, 64 * KIB);
+    struct probe *probes = calloc(JOBS, sizeof(*probes));
+    struct weir_file *file = make_file(env->engine, 0);
+
+    check(buf != NULL && probes != NULL && file != NULL);
+    for (size_t k = 0; k < COUNT(kinds); k++) {
+        struct weir_queue *queue = open_queue(env, &kinds[k].options);
+        int fd = weir_queue_fd(queue);
+
+        check(fd >= 0);
+        for (int round = 0; round < 3; round++) {
+            for (uint32_t i = 0; i < JOBS; i++) {
+                weir_job_write(&probes[i].job, file, buf, 64 * KIB, (uint64_t)i * 128 * KIB,
+                               NULL, NULL);
+                if (kinds[k].mixed && i > 0 && round < 2)
+                    probes[i].job.io_class =
+                        round == 0 ? WEIR_CLASS_BACKGROUND : (uint8_t)(i % WEIR_CLASSES);
+                probe_submit(queue, &probes[i]);
+            }
+            loop_until_done(queue, fd, probes, JOBS);
+            for (uint32_t i = 0; i < JOBS; i++)
+                check_code(probes[i].result, 64 * KIB);
+        }
+        check_code(weir_queue_close(queue, TEST_LONG), 0);
+    }
+    check_code(weir_file_close(file), 0);
+    free(buf);
+    free(probes);
+}
+
+/* --- what is read for the block cache ------------------------------------------------ */
+
+/* An engine with a cache, and a queue in it, beside those of the case. */
+struct cached {
+    struct weir_engine *engine;
+    struct weir_queue *queue;
+    int fd;
+};
+
+static void cached_open(struct cached *cached, const struct env *env)
+{
+    struct weir_engine_options options = { .size = sizeof(options),
+                                           .backend = env->backend,
+                                           .cache_bytes = 16 * MIB };
+
+    check_code(weir_engine_open(&options, &cached->engine, NULL), 0);
+    check_code(weir_queue_open(cached->engine, NULL, &cached->queue), 0);
+    cached->fd = weir_queue_fd(cached->queue);
+    check(cached->fd >= 0);
+}
+
+static void cached_close(struct cached *cached)
+{
+    check_code(weir_queue_close(cached->queue, TEST_LONG), 0);
+    check_code(weir_engine_close(cached->engine), 0);
+}
+
+/* In memory, where no file system can be told to leave its page cache alone. */
+static void cached__loads_at_once_where_nothing_may_be_kept_out(struct env *env)
+{
+    enum {
+        READS = 4
+    };
+    const char *dir = test_memory_dir();
+    struct probe probes[READS];
+    uint8_t bufs[READS][4096];
+    struct weir_file *file;
+    struct cached cached;
+    char path[600];
+
+    if (dir == NULL) {
+        env->skipped = "no file system in memory";
+        return;
+    }
+    (void)snprintf(path, sizeof(path), "%s/cached", dir);
+    pattern_make_file(path, 4 * MIB, SEED);
+    cached_open(&cached, env);
+    check_code(weir_file_open(cached.engine, NULL, path, WEIR_OPEN_READ | WEIR_OPEN_CACHED, 0,
+                              &file, NULL),
+               0);
+    check_code(weir_file_advise(file, WEIR_ADVICE_RANDOM, 0, 0, NULL), 0);
+    for (uint32_t i = 0; i < READS; i++) {
+        weir_job_read(&probes[i].job, file, bufs[i], sizeof(bufs[i]),
+                      (uint64_t)(i * 7 + 3) * 128 * KIB, NULL, NULL);
+        probe_submit(cached.queue, &probes[i]);
+    }
+    loop_until_done(cached.queue, cached.fd, probes, READS);
+    for (uint32_t i = 0; i < READS; i++) {
+        check_code(probes[i].result, sizeof(bufs[i]));
+        check_pattern(bufs[i], sizeof(bufs[i]), SEED, probes[i].job.offset);
+    }
+    check_code(weir_file_close(file), 0);
+    cached_close(&cached);
+    (void)unlink(path);
+}
+
+static void use_file(struct cached *cached, struct weir_file *file, uint8_t *buf,
+                     uint32_t times)
+{
+    for (uint32_t i = 0; i < times; i++) {
+        struct probe probe;
+
+        weir_job_write(&probe.job, file, buf, 4096, 0, NULL, NULL);
+        check_code(probe_run(cached->queue, &probe), 4096);
+    }
+}
+
+/*
+ * A ring has 64 places for files that are used often; the 65th takes one of a file with nothing
+ * under way. What the cache has staged to load, in the same turn, is under way.
+ */
+static void cached__a_load_keeps_its_file(struct env *env)
+{
+    enum {
+        OTHERS = 64, /* places in a ring */
+        OFTEN = 8    /* uses that are worth one */
+    };
+    struct weir_file *others[OTHERS];
+    uint8_t *buf = aligned_alloc(4096, 64 * KIB);
+    const char *path = test_new_path("loop");
+    struct weir_job *jobs[2];
+    struct probe probes[2];
+    struct cached cached;
+    struct weir_file *file;
+    int rc;
+
+    check(buf != NULL);
+    pattern_make_file(path, 4 * MIB, SEED);
+    cached_open(&cached, env);
+    rc = weir_file_open(cached.engine, NULL, path,
+                        WEIR_OPEN_READ | WEIR_OPEN_CACHED | WEIR_OPEN_DIRECT, 0, &file, NULL);
+    if (rc < 0) {
+        env->skipped = "no direct files here";
+        cached_close(&cached);
+        free(buf);
+        return;
+    }
+    check_code(weir_file_advise(file, WEIR_ADVICE_RANDOM, 0, 0, NULL), 0);
+    for (uint32_t i = 0; i < OFTEN + 4; i++) {
+        weir_job_read(&probes[0].job, file, buf, 4096, (uint64_t)i * 128 * KIB, NULL, NULL);
+        check_code(probe_run(cached.queue, &probes[0]), 4096);
+    }
+    memset(buf, 'b', 64 * KIB);
+    for (uint32_t i = 0; i < OTHERS; i++) {
+        const char *other = test_new_path("loop");
+
+        pattern_make_file(other, 4 * MIB, SEED + 1);
+        check_code(weir_file_open(cached.engine, NULL, other, WEIR_OPEN_READ | WEIR_OPEN_WRITE,
+                                  0, &others[i], NULL),
+                   0);
+        check_code(unlink(other), 0);
+        use_file(&cached, others[i], buf, i + 1 < OTHERS ? OFTEN : OFTEN - 1);
+    }
+
+    weir_job_prepare(&probes[0].job, WEIR_OP_ADVISE, file, NULL, NULL);
+    probes[0].job.mode = WEIR_ADVICE_WILLNEED;
+    probes[0].job.offset = 40 * 64 * KIB;
+    probes[0].job.len = 64 * KIB;
+    weir_job_write(&probes[1].job, others[OTHERS - 1], buf, 4096, 0, NULL, NULL);
+    probes[1].job.io_class = WEIR_CLASS_BACKGROUND; /* after the load */
+    for (int i = 0; i < 2; i++) {
+        probe_arm(&probes[i]);
+        jobs[i] = &probes[i].job;
+    }
+    check_code(weir_queue_submit(cached.queue, jobs, 2), 2);
+    for (int i = 0; i < 2; i++)
+        check(probe_wait(cached.queue, &probes[i]) >= 0);
+    check_code(probes[0].result, 64 * KIB);
+
+    weir_job_read(&probes[0].job, file, buf, 64 * KIB, 40 * 64 * KIB, NULL, NULL);
+    check_code(probe_run(cached.queue, &probes[0]), 64 * KIB);
+    check_pattern(buf, 64 * KIB, SEED, 40 * 64 * KIB);
+    for (uint32_t i = 0; i < OTHERS; i++)
+        check_code(weir_file_close(others[i]), 0);
+    check_code(weir_file_close(file), 0);
+    cached_close(&cached);
+    free(buf);
+}
+
 static const struct test_case cases[] = {
     CASE(loop__depth_one, 0),
     CASE(loop__no_missed_wake_ups, 0),
@@ -742,6 +998,10 @@ static const struct test_case cases[] = {
     CASE(post__full_is_ebusy, 0),
     CASE(post__holds_its_file, 0),
     CASE(post__while_closing, 0),
+    CASE(loop__read_many_of_scattered_ranges, 0),
+    CASE(loop__room_at_the_device, 0),
+    CASE(cached__loads_at_once_where_nothing_may_be_kept_out, CASE_BYTES),
+    CASE(cached__a_load_keeps_its_file, CASE_BYTES),
 };
 
 int main(int argc, char **argv)

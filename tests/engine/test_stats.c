@@ -181,7 +181,8 @@ static const char *read_label_value(const char *line, char *to, size_t room)
         if (c == '\\') {
             c = *++line;
             check(c == '\\' || c == '"' || c == 'n');
-            c = c == 'n' ? '\n' : c;
+            if (c == 'n')
+                c = '\n';
         }
         check(len + 1 < room);
         to[len++] = c;
@@ -324,6 +325,8 @@ static struct page read_page(const char *text)
     check(text != NULL && text[0] != '\0' && text[strlen(text) - 1] == '\n');
     for (const char *c = text; *c; c++)
         lines += *c == '\n';
+    check(lines > 0);
+    lines += lines == 0; /* for the analyser, which does not know check() */
     page.samples = calloc(lines, sizeof(*page.samples));
     page.families = calloc(lines, sizeof(*page.families));
     sorted = calloc(lines, sizeof(*sorted));

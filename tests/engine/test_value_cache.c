@@ -177,7 +177,7 @@ static void model_run(struct test_rng *rng, uint64_t record)
         struct model_entry entry;
         char key[32];
         size_t key_len = key_of(id, key);
-        int place = model_find(&model, id);
+        int place;
 
         switch (rng_below(rng, 8)) {
         case 0:
@@ -338,7 +338,7 @@ static void value_cache__held_values_stay(void **state)
     check_code(weir_cache_remove(cache, "a", 1), 0); /* removed */
     check_code(weir_cache_put(cache, "a", 1, "third", 5), 0);
     check_code(weir_cache_get(cache, "a", 1, &held[2]), 0);
-    for (char name = 'b'; name < 'g'; name++) /* evicted */
+    for (char name = 'b'; name < (char)'g'; name++) /* evicted */
         check_code(weir_cache_put(cache, &name, 1, "other", 5), 0);
     check_code(weir_cache_put(cache, "z", 1, "fourth", 6), 0);
     check_code(weir_cache_get(cache, "z", 1, &held[3]), 0);
@@ -467,16 +467,17 @@ static void value_cache__expires_by_the_clock(void **state)
     check_code(weir_cache_remove(cache, "b", 1), -ENOENT);
     assert_int_equal(info_of(cache).expired, 2);
 
-    for (char name = 'a'; name < 'a' + 10; name++) /* ten that will be old, ten that won't */
+    for (char name = 'a'; name < (char)('a' + 10);
+         name++) /* ten that will be old, ten that won't */
         check_code(weir_cache_put(cache, &name, 1, "old", 3), 0);
     atomic_store(&clock_os.now_ns, 1250);
-    for (char name = 'k'; name < 'k' + 10; name++)
+    for (char name = 'k'; name < (char)('k' + 10); name++)
         check_code(weir_cache_put(cache, &name, 1, "new", 3), 0);
     atomic_store(&clock_os.now_ns, 1299);
-    for (char name = 'A'; name < 'A' + 10; name++)
+    for (char name = 'A'; name < (char)('A' + 10); name++)
         check_code(weir_cache_put(cache, &name, 1, "newer", 5), 0);
     assert_int_equal(info_of(cache).evicted, 0);
-    for (char name = 'k'; name < 'k' + 10; name++) {
+    for (char name = 'k'; name < (char)('k' + 10); name++) {
         check_code(weir_cache_get(cache, &name, 1, &got), 0);
         weir_cache_release(&got);
     }
@@ -485,9 +486,9 @@ static void value_cache__expires_by_the_clock(void **state)
     options.max_count = 0; /* the same, with one that needs the room of all the old ones */
     options.max_bytes = 41 * one;
     cache = open_cache(&options);
-    for (char name = 'A'; name < 'A' + 40; name++)
+    for (char name = 'A'; name < (char)('A' + 40); name++)
         check_code(weir_cache_put(cache, &name, 1, "", 0), 0);
-    for (char name = 'A'; name < 'A' + 2;
+    for (char name = 'A'; name < (char)('A' + 2);
          name++) { /* these would go last, if not for their age */
         check_code(weir_cache_get(cache, &name, 1, &got), 0);
         weir_cache_release(&got);
