@@ -37,8 +37,10 @@ static int64_t list_directory(const struct wi_os *os, struct weir_job *job)
     char *buf = job->buf;
     size_t from = 0;
     size_t to = 0;
-    int64_t got = os->ops->getdents(os, job->file->fd, buf, job->len);
+    int64_t got;
 
+    WEIR_ASSERT(job->file); /* by wi_job_check */
+    got = os->ops->getdents(os, job->file->fd, buf, job->len);
     if (got <= 0)
         return got;
     while (from < (size_t)got) {
@@ -68,9 +70,12 @@ static int64_t resize(struct weir_engine *engine, struct weir_job *job)
     const struct wi_os *os = engine->os;
     struct weir_file *file = job->file;
     bool keep_size = job->op == WEIR_OP_ALLOCATE && (job->flags & WEIR_JOB_KEEP_SIZE);
-    bool tell = file->cache_file && !keep_size;
     uint64_t size = job->op == WEIR_OP_TRUNCATE ? job->offset : job->offset + job->len;
+    bool tell;
     int64_t rc;
+
+    WEIR_ASSERT(file); /* by wi_job_check */
+    tell = file->cache_file && !keep_size;
 
     /* Space reserved inside a file leaves its end where it is. */
     if (tell && job->op == WEIR_OP_ALLOCATE)
