@@ -783,6 +783,20 @@ struct weir_queue {
 /* Make room in the queue's table for the job's file. Returns 0 or -ENOMEM. */
 int wi_queue_know_file(struct weir_queue *queue, struct weir_job *job);
 
+/* How the file has been hitting the page cache (see worth_inline in queue_work.c); INT32_MIN: such
+ * a read is not tried inline at all. */
+#define INLINE_MAX       (128u << 10) /* longer copies would hold up the loop */
+static inline int32_t wi_queue_inline_score(const struct weir_queue *queue,
+                                            const struct weir_job *job)
+{
+    const struct weir_file *file = job->file;
+
+    if (!queue->can_inline || job->op != WEIR_OP_READ || job->len > INLINE_MAX ||
+        !file->regular || file->offset_align != 1)
+        return INT32_MIN;
+    return atomic_load_explicit(&file->cached_score, memory_order_relaxed);
+}
+
 /* Take a checked job over: it will be done. There must be room. `marks`: MARK_INTERNAL or 0. */
 void wi_queue_take(struct weir_queue *queue, struct weir_job *job, uint64_t now_ns,
                    uint32_t marks);

@@ -114,7 +114,8 @@ void wi_merge_index(struct weir_queue *queue, struct weir_job *job)
     struct queue_slot *slot = &queue->slots[tail_of(job)->slot];
     uint32_t *head;
 
-    if (!may_merge(queue, job)) {
+    /* What the page cache is going to serve needs no neighbours. */
+    if (!may_merge(queue, job) || wi_queue_inline_score(queue, job) >= 0) {
         slot->merge_prev = 0;
         slot->merge_next = 0;
         return;

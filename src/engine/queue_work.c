@@ -25,7 +25,6 @@
 #endif
 
 #define NO_SLOT          UINT32_MAX
-#define INLINE_MAX       (128u << 10) /* longer copies would hold up the loop */
 #define INLINE_TURN      (1u << 20)   /* bytes a turn, or completions and timers would wait */
 #define FIXED_AFTER_USES 8 /* a slot costs a system call: worth it for files used again */
 #define PIECE_MAX        (1u << 30)
@@ -546,13 +545,8 @@ static void restart_job(struct weir_queue *queue, struct weir_job *job);
  */
 static bool worth_inline(struct weir_queue *queue, const struct weir_job *job)
 {
-    const struct weir_file *file = job->file;
-    int32_t score;
+    int32_t score = wi_queue_inline_score(queue, job);
 
-    if (!queue->can_inline || job->op != WEIR_OP_READ || job->len > INLINE_MAX ||
-        !file->regular || file->offset_align != 1)
-        return false;
-    score = atomic_load_explicit(&file->cached_score, memory_order_relaxed);
     return score >= 0 || (score > INT32_MIN && (job->id >> 20 & 31) == 0);
 }
 
