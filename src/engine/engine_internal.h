@@ -785,7 +785,7 @@ int wi_queue_know_file(struct weir_queue *queue, struct weir_job *job);
 
 /* How the file has been hitting the page cache (see worth_inline in queue_work.c); INT32_MIN: such
  * a read is not tried inline at all. */
-#define INLINE_MAX       (128u << 10) /* longer copies would hold up the loop */
+#define INLINE_MAX (128u << 10) /* longer copies would hold up the loop */
 static inline int32_t wi_queue_inline_score(const struct weir_queue *queue,
                                             const struct weir_job *job)
 {
